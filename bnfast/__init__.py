@@ -1,0 +1,37 @@
+"""bnfast: batch normalization for NumPy arrays on CPUs.
+
+>>> import numpy as np
+>>> import bnfast
+>>> x = np.random.default_rng(0).standard_normal((8, 3, 32, 32), dtype=np.float32)
+>>> bn = bnfast.BatchNorm(3)
+>>> y = bn(x)
+>>> y.shape, bool(abs(y.mean()) < 1e-6), round(float(y.std()), 3)
+((8, 3, 32, 32), True, 1.0)
+"""
+
+try:
+    from . import _kernels as _kernels
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("bnfast."):
+        raise
+    raise ImportError("bnfast is not built here; in its source tree, run: pip install -e .") from error
+
+from ._config import get_num_threads, set_num_threads, show_config
+from ._moments import Moments
+from .functional import batch_norm, batch_norm_backward, moments, normalize, normalize_backward
+from .modules import BatchNorm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm",
+    "Moments",
+    "batch_norm",
+    "batch_norm_backward",
+    "get_num_threads",
+    "moments",
+    "normalize",
+    "normalize_backward",
+    "set_num_threads",
+    "show_config",
+]

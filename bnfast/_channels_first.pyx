@@ -1,0 +1,160 @@
+"""Channels first: each channel is `outer` runs of `inner` elements, `channels * inner` elements apart.
+
+A channel is summed in chunks that its shape alone decides, and the chunks' sums are added in order, so the result has
+the same bits whoever sums them. That leaves two ways to share the work, and both are used:
+
+- whole channels, an equal number for each thread: a channel's slab is normalized while it is still in the cache from
+  being summed, so that x comes from memory once;
+- the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+
+from ._job cimport (
+    JOB_COEFS,
+    job,
+    job_finish,
+    job_has_dy,
+    job_has_output,
+    job_has_sums,
+    job_item,
+    job_shift,
+    job_two_sweeps,
+)
+from ._machine cimport fence, l2_bytes
+
+cdef enum:
+    CHUNK = 1 << 14  # elements, about; 64 KB of float32: some microseconds of work
+
+
+cdef struct cut:
+    int64_t rows    # rows in a chunk
+    int64_t pieces  # chunks that a row is cut into: more than 1 only if rows is 1
+    int64_t width   # elements of a row in a chunk
+    int64_t count   # chunks in a channel
+
+
+cdef cut cut_channel(const job *j) noexcept nogil:
+    """The chunks of one channel, by shape alone."""
+    cdef cut k
+    k.rows, k.pieces, k.width = max(CHUNK // j.inner, 1), 1, j.inner
+    if j.inner > CHUNK:
+        k.pieces = (j.inner + CHUNK - 1) // CHUNK
+        k.width = ((j.inner + k.pieces - 1) // k.pieces + 63) // 64 * 64
+        k.pieces = (j.inner + k.width - 1) // k.width
+    k.count = (j.outer + k.rows - 1) // k.rows * k.pieces
+    return k
+
+
+cdef struct block:
+    int64_t start  # elements into x
+    int64_t rows
+    int64_t inner
+
+
+cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil:
+    """Where chunk i of channel c lies."""
+    cdef block b
+    cdef int64_t row = i // k.pieces * k.rows, column = i % k.pieces * k.width
+    b.start = (row * j.channels + c) * j.inner + column
+    b.rows = min(k.rows, j.outer - row)
+    b.inner = min(k.width, j.inner - column)
+    return b
+
+
+cdef void sum_chunk(const job *j, block b, double shift, double *sums) noexcept nogil:
+    cdef int64_t at = b.start * job_item(j), stride = j.channels * j.inner
+    if job_has_dy(j):
+        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, sums, 0)
+    else:
+        j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums, 0)
+
+
+cdef void apply_chunk(const job *j, block b, const double *coefs, int64_t ahead) noexcept nogil:
+    cdef int64_t at = b.start * job_item(j), stride = j.channels * j.inner
+    if job_has_dy(j) and job_two_sweeps(j):
+        j.op.run_grad(j.out + at, j.dy + at, j.x + at, b.rows, b.inner, stride, coefs, j.stream, ahead)
+    else:
+        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, b.rows, b.inner, stride, coefs, j.stream,
+                        ahead)
+
+
+cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
+    """Channels first to last - 1, one after the other, each with all of its chunks."""
+    cdef double[JOB_COEFS] coefs
+    cdef double[2] sums, total
+    cdef double shift = 0
+    cdef bint one_sweep = not job_two_sweeps(j)
+    cdef int64_t c, i, ahead
+    # Storing one channel leaves the loads idle: fetch the next one meanwhile, if it finds room in the cache.
+    cdef int64_t slab = j.outer * j.inner * job_item(j) * (2 if job_has_dy(j) else 1)
+    cdef bint fetch = job_two_sweeps(j) and slab <= l2_bytes()
+    cdef block b
+    for c in range(first, last):
+        total[0] = total[1] = 0
+        ahead = j.inner if fetch and c + 1 < last else 0
+        if job_has_sums(j):
+            shift = job_shift(j, c)
+        if one_sweep and job_has_output(j):  # the coefficients are known before the sums; they do not use them
+            job_finish(j, c, shift, total, coefs)
+        for i in range(k.count):
+            b = chunk_of(j, k, c, i)
+            if job_has_sums(j):
+                sum_chunk(j, b, shift, sums)
+                total[0] += sums[0]
+                total[1] += sums[1]
+            if one_sweep and job_has_output(j):
+                apply_chunk(j, b, coefs, 0)
+        if job_has_sums(j):
+            job_finish(j, c, shift, total, coefs)
+        if not one_sweep:
+            for i in range(k.count):
+                apply_chunk(j, chunk_of(j, k, c, i), coefs, ahead)
+    if j.stream:
+        fence()
+
+
+cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
+    """The same, but all threads work on the chunks of all these channels at once."""
+    cdef int64_t channels = last - first, tasks = channels * k.count, c, i, t
+    cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 1) * channels) * sizeof(double))
+    if sums == NULL:
+        return -1
+    cdef double *coefs = sums + 2 * tasks
+    cdef double *shift = coefs + JOB_COEFS * channels
+    cdef double[2] total
+    for c in range(channels):
+        shift[c] = job_shift(j, first + c) if job_has_sums(j) else 0
+    if job_has_sums(j):
+        for t in prange(tasks, num_threads=j.threads, schedule="static"):
+            sum_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), shift[t // k.count], sums + 2 * t)
+    for c in range(channels):
+        total[0] = total[1] = 0
+        if job_has_sums(j):
+            for i in range(c * k.count, (c + 1) * k.count):
+                total[0] += sums[2 * i]
+                total[1] += sums[2 * i + 1]
+        job_finish(j, first + c, shift[c], total, coefs + JOB_COEFS * c)
+    if job_has_output(j):
+        for t in prange(tasks, num_threads=j.threads, schedule="static"):
+            apply_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), coefs + JOB_COEFS * (t // k.count), 0)
+            if j.stream:
+                fence()
+    free(sums)
+    return 0
+
+
+cdef int run(const job *j) noexcept nogil:
+    cdef cut k = cut_channel(j)
+    cdef int64_t whole = j.channels - j.channels % j.threads
+    cdef int t
+    if j.threads == 1:  # not a prange of one: that still costs 0.7 us
+        whole_channels(j, &k, 0, j.channels)
+        return 0
+    if whole:
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            whole_channels(j, &k, whole // j.threads * t, whole // j.threads * (t + 1))
+    if whole < j.channels:
+        return shared_channels(j, &k, whole, j.channels)
+    return 0

@@ -1,0 +1,142 @@
+"""All argument checking: from what a caller passes to what the kernels take.
+
+Any array and any channel axis collapse, without a copy, to (outer, channels, inner): NCHW is (N, C, H*W), NHWC is
+(N*H*W, C, 1), (B, features) is (B, C, 1). Statistics are over outer and inner.
+
+Every error names the argument, what it got and what it wants, and comes before anything is written.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from functools import lru_cache
+
+import numpy as np
+
+from ._kernels import any_negative, overlap, plain, same_start
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@lru_cache(maxsize=1024)
+def view(shape, axis):
+    """(outer, channels, inner) of a shape, whose channels lie along `axis`."""
+    if len(shape) < 2:
+        raise ValueError(f"x: got shape {shape}, wants at least 2 dimensions")
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis: got {axis!r}, wants an integer") from None
+    if not -len(shape) <= index < len(shape):
+        raise ValueError(f"axis: got {axis}, wants {-len(shape)} to {len(shape) - 1} for shape {shape}")
+    index %= len(shape)
+    outer, channels, inner = math.prod(shape[:index]), shape[index], math.prod(shape[index + 1 :])
+    # One channel is one run; nothing follows the channels: each row is a row of lanes.
+    return (1, 1, outer * inner) if channels == 1 and outer * inner else (outer, channels, inner)
+
+
+def array(name, value):
+    """`value` as a plain ndarray: itself if it is one, else by one copy (other strides, byte order, alignment)."""
+    if plain(value):
+        return value
+    if isinstance(value, np.ma.MaskedArray | np.matrix):
+        raise TypeError(f"{name}: got a {type(value).__name__}, wants an ordinary array")
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
+    native = found.dtype.newbyteorder("=")
+    if native not in _FLOATS:
+        raise TypeError(f"{name}: got dtype {found.dtype}, wants float32 or float64")
+    return np.require(found, native, ["C", "A"])
+
+
+def twin(name, value, x):
+    """Like array(), and of the shape and dtype of x."""
+    value = array(name, value)
+    if value.shape != x.shape or value.dtype != x.dtype:
+        raise ValueError(
+            f"{name}: got shape {value.shape} and dtype {value.dtype}, wants those of x, {x.shape} and {x.dtype}"
+        )
+    return value
+
+
+def vector(name, value, channels):
+    """One value a channel, float32 or float64; None stays None."""
+    if value is None:
+        return None
+    if not plain(value):
+        try:
+            found = np.asarray(value)
+        except ValueError as error:
+            raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
+        if found.dtype.kind not in "fiu" or isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
+        value = np.require(found, np.float32 if found.dtype.newbyteorder("=") == np.float32 else np.float64, ["C", "A"])
+        value = np.asarray(value)
+    if value.ndim != 1 or value.size != channels:
+        raise ValueError(f"{name}: got shape {value.shape}, wants ({channels},), one value a channel")
+    return value
+
+
+def statistic(name, value, channels):
+    """Like vector(), but it must be there."""
+    if value is None:
+        raise TypeError(f"{name}: got None, wants an array of shape ({channels},)")
+    return vector(name, value, channels)
+
+
+def variance(name, value, channels):
+    """Like statistic(), and not negative. NaN passes."""
+    value = statistic(name, value, channels)
+    if any_negative(value):
+        raise ValueError(f"{name}: got a negative variance, {np.nanmin(value)}, wants 0 or more")
+    return value
+
+
+def epsilon(eps):
+    if type(eps) is not float:
+        try:
+            eps = float(eps)
+        except (TypeError, ValueError):
+            raise TypeError(f"eps: got {eps!r}, wants a number above 0") from None
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps: got {eps}, wants a finite number above 0")
+    return eps
+
+
+def thread_count(name, count):
+    """0 for None, which leaves the choice to the library."""
+    if count is None:
+        return 0
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise TypeError(f"{name}: got {count!r}, wants a positive integer or None") from None
+    if not 1 <= count <= 1 << 15:
+        raise ValueError(f"{name}: got {count}, wants 1 to {1 << 15}, or None")
+    return count
+
+
+def output(out, x, inputs):
+    """(the array to compute into, the array to return).
+
+    They are one unless `out` has other strides or alignment, or shares memory with an input without starting at x or
+    dy itself: the result is then made apart and copied, so that it is right.
+    """
+    if out is None:
+        y = np.empty(x.shape, x.dtype)
+        return y, y
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray | np.matrix):
+        raise TypeError(f"out: got {type(out).__name__}, wants an ndarray")
+    if out.shape != x.shape or out.dtype != x.dtype:
+        raise ValueError(f"out: got shape {out.shape} and dtype {out.dtype}, wants {x.shape} and {x.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out: got a read-only array, wants a writeable one")
+    if not plain(out):
+        return np.empty(x.shape, x.dtype), out
+    for given in inputs:
+        if given is not None and overlap(out, given) and not (given.shape == out.shape and same_start(out, given)):
+            return np.empty(x.shape, x.dtype), out
+    return out, out

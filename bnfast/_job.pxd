@@ -1,0 +1,50 @@
+"""The C description of one call (src/job.h) and the two schedules that can run it."""
+from libc.stdint cimport int64_t
+
+from ._machine cimport rows_table
+
+
+cdef extern from "job.h" nogil:
+    ctypedef enum job_pass:
+        JOB_MOMENTS
+        JOB_TRAIN
+        JOB_INFER
+        JOB_GRAD
+        JOB_GRAD_FROZEN
+
+    ctypedef struct job_vector:
+        void *data
+        int wide
+
+    ctypedef struct job:
+        job_pass op_pass "pass"
+        int wide
+        int threads
+        int stream
+        int64_t outer
+        int64_t channels
+        int64_t inner
+        const rows_table *op
+        const char *x
+        const char *dy
+        char *out
+        double eps
+        double var_count
+        job_vector gamma
+        job_vector beta
+        job_vector mean
+        job_vector var
+        job_vector dgamma
+        job_vector dbeta
+
+    enum:
+        JOB_COEFS
+
+    bint job_has_sums(const job *)
+    bint job_has_output(const job *)
+    bint job_has_dy(const job *)
+    bint job_two_sweeps(const job *)
+    int64_t job_item(const job *)
+    double job_shift(const job *, int64_t)
+    double job_round(const job *, double)
+    void job_finish(const job *, int64_t, double, const double *, double *)

@@ -1,0 +1,30 @@
+"""What this machine offers: the arithmetic, the caches, the threads. One policy each, decided here."""
+from libc.stdint cimport int64_t
+
+
+cdef extern from "rows.h" nogil:
+    ctypedef struct rows_table:
+        void (*run_sums)(const void *, int64_t, int64_t, int64_t, double, double *, int64_t) noexcept nogil
+        void (*run_affine)(void *, const void *, int64_t, int64_t, int64_t, const double *, int, int64_t) noexcept nogil
+        void (*run_grad_sums)(const void *, const void *, int64_t, int64_t, int64_t, double, double *, int64_t) noexcept nogil
+        void (*run_grad)(void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int, int64_t) noexcept nogil
+        void (*lane_sums)(const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+        void (*lane_affine)(void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
+        void (*lane_grad_sums)(const void *, const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+        void (*lane_grad)(void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
+
+    ctypedef struct rows_isa:
+        const char *name
+        rows_table f32
+        rows_table f64
+
+    const rows_isa *rows_select(const char *name)
+    const rows_isa *rows_available(int i)
+    void rows_fence()
+
+
+cdef const rows_table *table(bint wide) noexcept nogil
+cdef void fence() noexcept nogil
+cdef int threads_for(int64_t elements, int asked) noexcept nogil
+cdef int64_t l2_bytes() noexcept nogil
+cdef int64_t llc_bytes() noexcept nogil

@@ -1,0 +1,215 @@
+"""What this machine offers: the arithmetic, the caches, the threads. One policy each, decided here.
+
+Threads. Nothing here changes the process's OpenMP settings: each call asks how many threads OpenMP would use in the
+calling thread (OMP_NUM_THREADS and threadpoolctl speak through that) and passes its answer to each prange.
+
+Fork. libgomp's worker threads do not exist in a forked child, and asking for them hangs for ever. So before a fork
+libgomp is told to give its threads up, which is the state in which a fork is safe; the child then starts its own.
+Under another OpenMP runtime, or where the pause is refused, the child computes serially.
+"""
+import os
+
+from libc.stdint cimport int64_t
+
+cdef extern from *:
+    """
+    #include <dlfcn.h>
+    #include <pthread.h>
+
+    #if defined(_OPENMP)
+    #include <omp.h>
+    #pragma weak omp_pause_resource_all /* OpenMP 5.0; an older runtime does not have it */
+    #define MACHINE_OPENMP _OPENMP
+
+    /* The file that serves omp_get_max_threads in this process: another package may have loaded its own. */
+    static const char *machine_runtime(void) {
+        Dl_info info;
+        return dladdr((void *)&omp_get_max_threads, &info) && info.dli_fname ? info.dli_fname : "";
+    }
+
+    /* 0: the threads are gone. */
+    static int machine_release_threads(void) {
+        return &omp_pause_resource_all ? omp_pause_resource_all(omp_pause_hard) : -1;
+    }
+    #else
+    #define MACHINE_OPENMP 0
+    static int omp_get_max_threads(void) { return 1; }
+    static int omp_get_num_procs(void) { return 1; }
+    static int omp_in_parallel(void) { return 0; }
+    static const char *machine_runtime(void) { return ""; }
+    static int machine_release_threads(void) { return -1; }
+    #endif
+    """
+    int MACHINE_OPENMP
+    int omp_get_max_threads() noexcept nogil
+    int omp_get_num_procs() noexcept nogil
+    int omp_in_parallel() noexcept nogil
+    const char *machine_runtime() noexcept nogil
+    int machine_release_threads() noexcept nogil
+    int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil) noexcept nogil
+
+
+# ---- arithmetic ----
+
+cdef const rows_isa *isa
+
+
+cdef const rows_table *table(bint wide) noexcept nogil:
+    return &isa.f64 if wide else &isa.f32
+
+
+cdef void fence() noexcept nogil:
+    rows_fence()
+
+
+def isas():
+    """The instruction sets that this CPU can run, the widest first, by the names BNFAST_ISA takes."""
+    names, i = [], 0
+    while rows_available(i):
+        names.append(rows_available(i).name.decode())
+        i += 1
+    return names
+
+
+def _choose_isa():
+    global isa
+    wanted = os.environ.get("BNFAST_ISA")
+    isa = rows_select(NULL) if wanted is None else rows_select(wanted.encode())
+    if isa is NULL:
+        raise ImportError(f"BNFAST_ISA={wanted!r}: this CPU has {', '.join(isas())}")
+
+
+# ---- caches ----
+
+cdef int64_t l2 = 1 << 20
+cdef int64_t llc = 8 << 20
+
+
+cdef int64_t l2_bytes() noexcept nogil:
+    return l2
+
+
+cdef int64_t llc_bytes() noexcept nogil:
+    return llc
+
+
+def _measure_caches():
+    """As the kernel tells them (sysconf is wrong on some virtual machines); the guesses above where it does not."""
+    global l2, llc
+    sizes = {}
+    for index in range(5):
+        folder = f"/sys/devices/system/cpu/cpu0/cache/index{index}"
+        try:
+            with open(f"{folder}/level") as level, open(f"{folder}/size") as size:
+                sizes[int(level.read())] = int(size.read().strip().removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    l2 = sizes.get(2, l2)
+    llc = sizes.get(3, max(l2, llc))
+
+
+# ---- threads ----
+
+# Below this many elements a call is over before a second thread has woken up.
+cdef enum:
+    SERIAL_ELEMENTS = 1 << 16
+
+cdef int limit = 0             # set_num_threads(); 0: not set
+cdef int quota = 0             # whole CPUs the cgroup grants; 0: no limit, or OMP_NUM_THREADS is set
+cdef bint can_release = False  # the runtime is libgomp, which can give up its threads before a fork
+cdef bint fork_safe = True     # this process may start threads
+
+
+cdef int default_threads() noexcept nogil:
+    cdef int count = omp_get_max_threads()
+    if limit:
+        return limit
+    if quota:
+        count = min(count, quota, omp_get_num_procs())
+    return max(count, 1)
+
+
+cdef int threads_for(int64_t elements, int asked) noexcept nogil:
+    """How many threads a call over so many elements gets; asked: the caller's num_threads, 0 for the default."""
+    if elements < SERIAL_ELEMENTS or not fork_safe or omp_in_parallel():
+        return 1
+    return asked if asked else default_threads()
+
+
+def get_num_threads():
+    return default_threads() if fork_safe and not omp_in_parallel() else 1
+
+
+def set_num_threads(count):
+    global limit
+    limit = count
+
+
+cdef void before_fork() noexcept nogil:
+    global fork_safe
+    # If the pause is refused (inside a parallel region), this process goes on as it was and only the child is serial.
+    if not (can_release and machine_release_threads() == 0):
+        fork_safe = False
+
+
+cdef void after_fork_in_parent() noexcept nogil:
+    global fork_safe
+    fork_safe = parent_safe
+
+
+cdef bint parent_safe = True
+
+
+def _cgroup_cpus():
+    """The CPU limit of this process's control group, in whole CPUs rounded up; 0 if there is none."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:  # version 2
+            allowed, period = file.read().split()
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:  # version 1
+                allowed = file.read().strip()
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:
+                period = file.read()
+        except OSError:
+            return 0
+    if allowed in ("max", "-1"):
+        return 0
+    return max(1, -(-int(allowed) // int(period)))
+
+
+def _born_forked():
+    """Was this process forked and not executed since? Then a runtime that the parent used may lie dead in it."""
+    try:
+        with open("/proc/self/stat") as file:
+            return bool(int(file.read().rpartition(")")[2].split()[6]) & 0x40)  # PF_FORKNOEXEC
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _prepare_threads():
+    global quota, can_release, fork_safe, parent_safe
+    if "OMP_NUM_THREADS" not in os.environ:
+        quota = _cgroup_cpus() or 1 << 30
+    can_release = b"libgomp" in machine_runtime().rpartition(b"/")[2]
+    fork_safe = parent_safe = not _born_forked()
+    if MACHINE_OPENMP:
+        pthread_atfork(before_fork, after_fork_in_parent, NULL)
+
+
+def config():
+    """What show_config() shows."""
+    return {
+        "isa": isa.name.decode(),
+        "isas": isas(),
+        "openmp": MACHINE_OPENMP,
+        "runtime": machine_runtime().decode(errors="replace"),
+        "threads": get_num_threads(),
+        "l2_bytes": l2,
+        "llc_bytes": llc,
+    }
+
+
+_choose_isa()
+_measure_caches()
+_prepare_threads()

@@ -1,0 +1,324 @@
+"""The functions: arrays in, arrays out, nothing kept."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _geometry as geometry
+from . import _kernels as kernels
+from ._moments import Moments
+
+_SHARED = {
+    "x": """x : ndarray, float32 or float64, any rank from 2 up
+        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy.""",
+    "gamma": """gamma : array_like, shape (C,), optional
+        Scale of each channel; absent means 1.""",
+    "beta": """beta : array_like, shape (C,), optional
+        Shift of each channel; absent means 0.""",
+    "axis": """axis : int
+        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
+    "eps": """eps : float
+        Added to the variance inside the square root; above 0, in squared units of the data.""",
+    "out": """out : ndarray, optional
+        Where the result goes: of the shape and dtype of x, and writeable. It may be x itself; any other overlap
+        with an input is detected and costs a copy.""",
+    "num_threads": """num_threads : int, optional
+        Threads for this call; absent means what get_num_threads() says. The result has the same bits for any number.""",
+    "errors": """TypeError, ValueError
+        If an argument does not fit; the message names it, and nothing has been written.""",
+}
+
+
+def _documented(function):
+    """Fills in the paragraphs that the functions' docstrings share."""
+    for key, text in _SHARED.items():
+        function.__doc__ = function.__doc__.replace("{" + key + "}", text)
+    return function
+
+
+@_documented
+def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+    """Normalize each channel by its own mean and variance: the forward pass of training.
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, with the biased variance over all axes but `axis`.
+    Ioffe & Szegedy (2015), "Batch Normalization", arXiv:1502.03167, algorithm 1.
+
+    Parameters
+    ----------
+    {x}
+    {gamma}
+    {beta}
+    {axis}
+    {eps}
+    {out}
+    {num_threads}
+
+    Returns
+    -------
+    y : ndarray
+        Of the shape and dtype of x; `out` if that was given.
+    moments : Moments
+        The batch's statistics, float64: what batch_norm_backward and running averages take.
+
+    Raises
+    ------
+    {errors}
+        Also if there is one value a channel, whose variance means nothing. An empty batch gives an empty result.
+
+    Notes
+    -----
+    For finite float32 input up to 1e30 in magnitude, y is within 4*eps32*(abs(gamma)*(1 + abs(xhat)) + abs(beta)) of
+    the exact result, far means included. A constant channel gives exactly beta. NaN and Inf stay in their channel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], np.float32)
+    >>> y, moments = bnfast.batch_norm(x, gamma=[1, 2], beta=[0, 5])
+    >>> y.round(3)
+    array([[-1.,  3.],
+           [ 1.,  7.]], dtype=float32)
+    >>> moments.mean
+    array([ 2., 20.])
+    """
+    x = geometry.array("x", x)
+    axes = geometry.view(x.shape, axis)
+    outer, channels, inner = axes
+    gamma = geometry.vector("gamma", gamma, channels)
+    beta = geometry.vector("beta", beta, channels)
+    eps = geometry.epsilon(eps)
+    threads = geometry.thread_count("num_threads", num_threads)
+    count = outer * inner
+    if count == 1:
+        raise ValueError(f"x: got one value a channel (shape {x.shape}), wants at least 2 to train on")
+    target, y = geometry.output(out, x, (x, gamma, beta))
+    if not x.size:
+        return y, _empty_moments(count, channels)
+    mean, m2 = kernels.run(kernels.TRAIN, axes, x, None, target, gamma, beta, None, None, 1.0, eps, threads)
+    if target is not y:
+        y[...] = target
+    return y, Moments._of(count, mean, m2)
+
+
+@_documented
+def normalize(x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+    """Normalize each channel by given statistics: inference.
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta. Ioffe & Szegedy (2015), arXiv:1502.03167, algorithm 2.
+
+    Parameters
+    ----------
+    {x}
+    mean : array_like, shape (C,)
+        Mean of each channel.
+    var : array_like, shape (C,)
+        Variance of each channel, 0 or more. NaN flows through.
+    {gamma}
+    {beta}
+    {axis}
+    {eps}
+    {out}
+    {num_threads}
+
+    Returns
+    -------
+    y : ndarray
+        Of the shape and dtype of x; `out` if that was given.
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]], np.float32)
+    >>> bnfast.normalize(x, mean=[1, 20], var=[4, 25]).round(3)
+    array([[ 0., -2.],
+           [ 1.,  2.]], dtype=float32)
+    """
+    x = geometry.array("x", x)
+    axes = geometry.view(x.shape, axis)
+    channels = axes[1]
+    mean = geometry.statistic("mean", mean, channels)
+    var = geometry.variance("var", var, channels)
+    gamma = geometry.vector("gamma", gamma, channels)
+    beta = geometry.vector("beta", beta, channels)
+    eps = geometry.epsilon(eps)
+    threads = geometry.thread_count("num_threads", num_threads)
+    target, y = geometry.output(out, x, (x, mean, var, gamma, beta))
+    if x.size:
+        kernels.run(kernels.INFER, axes, x, None, target, gamma, beta, mean, var, 1.0, eps, threads)
+    if target is not y:
+        y[...] = target
+    return y
+
+
+@_documented
+def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+    """The gradients of batch_norm.
+
+    With xhat = (x - mean) / sqrt(var + eps) and means over all axes but `axis`:
+    dbeta = sum(dy), dgamma = sum(dy * xhat),
+    dx = gamma / sqrt(var + eps) * (dy - mean(dy) - xhat * mean(dy * xhat)).
+    Ioffe & Szegedy (2015), arXiv:1502.03167, section 3.
+
+    Parameters
+    ----------
+    dy : ndarray
+        Gradient by y, of the shape and dtype of x.
+    {x}
+        The same data that batch_norm was given.
+    moments : Moments
+        What batch_norm returned for x.
+    {gamma}
+    {axis}
+    {eps}
+    {out}
+        It may also be dy itself.
+    {num_threads}
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient by x, of its shape and dtype; `out` if that was given.
+    dgamma, dbeta : ndarray, shape (C,)
+        Gradients by gamma and beta, float32 (float64 if x is).
+
+    Raises
+    ------
+    {errors}
+        Also if moments are of another number of channels or values than x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, moments = bnfast.batch_norm(x)
+    >>> dx, dgamma, dbeta = bnfast.batch_norm_backward(np.array([[1.0], [0.0], [0.0]]), x, moments)
+    >>> bool(abs(dx.sum()) < 1e-12), dbeta
+    (True, array([1.]))
+    """
+    x = geometry.array("x", x)
+    dy = geometry.twin("dy", dy, x)
+    axes = geometry.view(x.shape, axis)
+    outer, channels, inner = axes
+    if not isinstance(moments, Moments):
+        raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that batch_norm returned")
+    if moments.mean.size != channels or moments.count != outer * inner:
+        raise ValueError(
+            f"moments: got {moments.mean.size} channels of {moments.count} values, "
+            f"wants {channels} of {outer * inner}, as x has"
+        )
+    return _backward(
+        kernels.GRAD, dy, x, axes, gamma, moments.mean, moments.m2, float(moments.count), eps, out, num_threads
+    )
+
+
+@_documented
+def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+    """The gradients of normalize: the statistics are constants (frozen batch normalization).
+
+    dx = dy * gamma / sqrt(var + eps), dgamma = sum(dy * (x - mean)) / sqrt(var + eps), dbeta = sum(dy).
+
+    Parameters
+    ----------
+    dy : ndarray
+        Gradient by y, of the shape and dtype of x.
+    {x}
+    mean : array_like, shape (C,)
+        Mean of each channel.
+    var : array_like, shape (C,)
+        Variance of each channel, 0 or more.
+    {gamma}
+    {axis}
+    {eps}
+    {out}
+        It may also be dy itself.
+    {num_threads}
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient by x, of its shape and dtype; `out` if that was given.
+    dgamma, dbeta : ndarray, shape (C,)
+        Gradients by gamma and beta, float32 (float64 if x is).
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> x = np.array([[1.0], [3.0]])
+    >>> dx, dgamma, dbeta = bnfast.normalize_backward(np.ones_like(x), x, mean=[1], var=[4], gamma=[6])
+    >>> dx.round(3), dgamma.round(3), dbeta
+    (array([[3.],
+           [3.]]), array([1.]), array([2.]))
+    """
+    x = geometry.array("x", x)
+    dy = geometry.twin("dy", dy, x)
+    axes = geometry.view(x.shape, axis)
+    mean = geometry.statistic("mean", mean, axes[1])
+    var = geometry.variance("var", var, axes[1])
+    return _backward(kernels.GRAD_FROZEN, dy, x, axes, gamma, mean, var, 1.0, eps, out, num_threads)
+
+
+def _backward(op, dy, x, axes, gamma, mean, var, var_count, eps, out, num_threads):
+    channels = axes[1]
+    gamma = geometry.vector("gamma", gamma, channels)
+    eps = geometry.epsilon(eps)
+    threads = geometry.thread_count("num_threads", num_threads)
+    target, dx = geometry.output(out, x, (dy, x, gamma, mean, var))
+    if x.size:
+        dgamma, dbeta = kernels.run(op, axes, x, dy, target, gamma, None, mean, var, var_count, eps, threads)
+    else:
+        dgamma, dbeta = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
+    if target is not dx:
+        dx[...] = target
+    return dx, dgamma, dbeta
+
+
+@_documented
+def moments(x, *, axis=1, num_threads=None):
+    """Count, mean and summed squared deviation of each channel.
+
+    Parameters
+    ----------
+    {x}
+    {axis}
+    {num_threads}
+
+    Returns
+    -------
+    Moments
+        In float64, taken about an element of the channel, so that a far mean costs no digits.
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> bnfast.moments(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    Moments(count=2, mean=[2. 5.], var=[1. 0.])
+    """
+    x = geometry.array("x", x)
+    axes = geometry.view(x.shape, axis)
+    outer, channels, inner = axes
+    threads = geometry.thread_count("num_threads", num_threads)
+    if not x.size:
+        return _empty_moments(outer * inner, channels)
+    mean, m2 = kernels.run(kernels.MOMENTS, axes, x, None, None, None, None, None, None, 1.0, 1.0, threads)
+    return Moments._of(outer * inner, mean, m2)
+
+
+def _empty_moments(count, channels):
+    return Moments._of(count, np.zeros(channels), np.zeros(channels))

@@ -1,0 +1,64 @@
+"""The extension modules: an explicit list of sources, and OpenMP where the compiler has it."""
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# Products are not fused with sums: every ISA shall give the same bits (src/rows.h).
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+ARITHMETIC = [f"src/{name}.c" for name in ("dispatch", "rows_generic", "rows_avx2", "rows_avx512", "rows_neon")]
+
+
+def openmp_flags():
+    """The flags for OpenMP, found by compiling; none if the compiler lacks it, which BNFAST_REQUIRE_OPENMP=1 forbids."""
+    compiler = os.environ.get("CC", "cc").split()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        command = [*compiler, "-fopenmp", str(source), "-o", str(source.with_suffix(".out"))]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            if os.environ.get("BNFAST_REQUIRE_OPENMP") == "1":
+                sys.exit(f"BNFAST_REQUIRE_OPENMP=1, but {' '.join(command)} failed:\n{getattr(error, 'stderr', error)}")
+            print("bnfast: no OpenMP in this compiler, building a serial library", file=sys.stderr)
+            return []
+    return ["-fopenmp"]
+
+
+def extensions():
+    openmp = openmp_flags()
+    # _machine owns the arithmetic; the others reach it through its .pxd.
+    sources = {"_machine": ARITHMETIC, "_channels_first": [], "_channels_last": [], "_kernels": []}
+    return [
+        Extension(
+            f"bnfast.{name}",
+            [f"bnfast/{name}.pyx", *more],
+            include_dirs=["src", numpy.get_include()],
+            depends=["src/rows.h", "src/rows.inc", "src/job.h"],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+            extra_compile_args=FLAGS + openmp,
+            extra_link_args=openmp,
+        )
+        for name, more in sources.items()
+    ]
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "freethreading_compatible": True,
+        },
+    )
+)

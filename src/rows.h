@@ -1,0 +1,64 @@
+/* rows.h: the one internal contract between the Cython loops and the arithmetic.
+
+   Every array is seen as (outer, channels, inner), so there are two shapes of data and no more:
+
+     run    `inner` contiguous elements that share one statistic; `rows` of them, `stride` elements apart
+     lanes  `lanes` neighbouring elements that each have their own statistic; `rows` of them, `stride` apart
+
+   A table of primitives exists for each element type and ISA. The rules that all of them keep:
+
+   - Sums are float64, taken about a shift (an element of the channel), so that nothing cancels.
+   - Sums are laid out over ROWS_LANES logical lanes and folded in one fixed order, and products are never fused
+     with sums: every ISA gives the same bits, wide or narrow.
+   - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
+   - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
+   - ahead != 0 prefetches the element `ahead` places further on, which need not exist.
+   - No allocation, no error, no state: any thread may call anything.
+
+   Coefficients are float64 holding values that the element type can represent. */
+#ifndef BNFAST_ROWS_H
+#define BNFAST_ROWS_H
+
+#include <stdint.h>
+
+enum { ROWS_LANES = 16 };
+
+typedef struct {
+    /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
+    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift, double sums[2],
+                     int64_t ahead);
+    /* y = (x - k[0]) * k[1] + k[2] */
+    void (*run_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double k[3],
+                       int stream, int64_t ahead);
+    /* sums = {sum(dy), sum(dy * (x - shift))} */
+    void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
+                          double sums[2], int64_t ahead);
+    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
+    void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
+                     const double k[5], int stream, int64_t ahead);
+
+    /* The same four for lanes. shift: one a lane. sums: {first[lanes], second[lanes]}, added to.
+       k: arrays of `lanes` elements of the element type, one after the other, in the order of k[] above. */
+    void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *sums);
+    void (*lane_affine)(void *y, const void *x, int64_t rows, int64_t lanes, int64_t stride, const void *k, int stream);
+    void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
+                           const double *shift, double *sums);
+    void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
+                      const void *k, int stream);
+} rows_table;
+
+typedef struct {
+    const char *name;
+    rows_table f32, f64;
+} rows_isa;
+
+/* The ISA called `name`, or the widest one if name is NULL. NULL: unknown, or not on this CPU. */
+const rows_isa *rows_select(const char *name);
+
+/* The i-th ISA that this CPU can run, the widest first; NULL past the last. */
+const rows_isa *rows_available(int i);
+
+/* Orders streaming stores before whatever this thread does next. */
+void rows_fence(void);
+
+#endif

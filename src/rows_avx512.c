@@ -1,0 +1,29 @@
+/* x86-64 with AVX-512F. */
+#include "rows.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC target("avx512f")
+#endif
+#include <immintrin.h>
+
+#define WIDTH 64
+#define STREAM(p, v) _mm512_stream_si512((__m512i *)(p), (__m512i)(v))
+#define REAL float
+#define NAME(op) op##_f32
+#define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
+#include "rows.inc"
+#define REAL double
+#define NAME(op) op##_f64
+#define LOAD(p) _mm512_loadu_pd(p)
+#include "rows.inc"
+
+const rows_isa rows_avx512 = {"avx512", table_f32, table_f64};
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif
