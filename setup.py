@@ -1,4 +1,5 @@
 """The extension modules: an explicit list of sources, and OpenMP where the compiler has it."""
+
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ ARITHMETIC = [f"src/{name}.c" for name in ("dispatch", "rows_generic", "rows_avx
 
 
 def openmp_flags():
-    """The flags for OpenMP, found by compiling; none if the compiler lacks it, which BNFAST_REQUIRE_OPENMP=1 forbids."""
+    """The flags for OpenMP, found by compiling; none without it, unless BNFAST_REQUIRE_OPENMP=1 forbids that."""
     compiler = os.environ.get("CC", "cc").split()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
@@ -41,7 +42,10 @@ def extensions():
             [f"bnfast/{name}.pyx", *more],
             include_dirs=["src", numpy.get_include()],
             depends=["src/rows.h", "src/rows.inc", "src/job.h"],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            ],
             extra_compile_args=FLAGS + openmp,
             extra_link_args=openmp,
         )

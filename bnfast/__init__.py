@@ -10,9 +10,9 @@
 """
 
 try:
-    from . import _kernels as _kernels
+    from ._kernels import run as _run  # noqa: F401
 except ModuleNotFoundError as error:
-    if not (error.name or "").startswith("bnfast."):
+    if error.name != "bnfast._kernels":
         raise
     raise ImportError("bnfast is not built here; in its source tree, run: pip install -e .") from error
 

@@ -19,7 +19,7 @@ from ._kernels import any_negative, overlap, plain, same_start
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024, typed=True)
 def view(shape, axis):
     """(outer, channels, inner) of a shape, whose channels lie along `axis`."""
     if len(shape) < 2:

@@ -12,7 +12,6 @@ from ._job cimport (
     job,
     job_has_dy,
     job_has_sums,
-    job_item,
     job_pass,
     job_vector,
 )

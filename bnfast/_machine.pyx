@@ -112,7 +112,7 @@ def _measure_caches():
 
 # Below this many elements a call is over before a second thread has woken up.
 cdef enum:
-    SERIAL_ELEMENTS = 1 << 16
+    SERIAL_ELEMENTS = 1 << 17
 
 cdef int limit = 0             # set_num_threads(); 0: not set
 cdef int quota = 0             # whole CPUs the cgroup grants; 0: no limit, or OMP_NUM_THREADS is set

@@ -23,7 +23,7 @@ _SHARED = {
         Where the result goes: of the shape and dtype of x, and writeable. It may be x itself; any other overlap
         with an input is detected and costs a copy.""",
     "num_threads": """num_threads : int, optional
-        Threads for this call; absent means what get_num_threads() says. The result has the same bits for any number.""",
+        Threads for this call; absent means what get_num_threads() says. The result has the same bits anyway.""",
     "errors": """TypeError, ValueError
         If an argument does not fit; the message names it, and nothing has been written.""",
 }

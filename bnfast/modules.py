@@ -92,7 +92,10 @@ class BatchNorm:
         if dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: got {dtype}, wants float32 or float64")
         if momentum is not None:
-            momentum = float(momentum)
+            try:
+                momentum = float(momentum)
+            except (TypeError, ValueError):
+                raise TypeError(f"momentum: got {momentum!r}, wants 0 to 1, or None") from None
             if not 0 <= momentum <= 1:
                 raise ValueError(f"momentum: got {momentum}, wants 0 to 1, or None")
         self.eps = F.geometry.epsilon(eps)
@@ -152,12 +155,14 @@ class BatchNorm:
         TypeError, ValueError
             If an argument does not fit; nothing has been written and no statistic changed.
         """
+        if self.gamma is None and self.beta is None and self.training:  # else they, or the averages, will tell
+            channels = F.geometry.view(np.shape(x), self.axis)[1]
+            if channels != self.channels:
+                raise ValueError(f"x: got {channels} channels, wants {self.channels}")
         if self.training:
             y, moments = F.batch_norm(
                 x, self.gamma, self.beta, axis=self.axis, eps=self.eps, out=out, num_threads=num_threads
             )
-            if moments.mean.size != self.channels:  # only without gamma and beta, which would have told
-                raise ValueError(f"x: got {moments.mean.size} channels, wants {self.channels}")
             if moments.count:
                 self._update(moments)
             saved = moments

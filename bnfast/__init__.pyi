@@ -1,0 +1,115 @@
+from collections.abc import Mapping
+from typing import Any, Literal, Self, SupportsIndex, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__version__: str
+__all__: list[str]
+
+_Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+
+class Moments:
+    count: int
+    mean: NDArray[np.float64]
+    m2: NDArray[np.float64]
+    def __init__(self, count: SupportsIndex, mean: ArrayLike, m2: ArrayLike) -> None: ...
+    @property
+    def var(self) -> NDArray[np.float64]: ...
+    @property
+    def var_unbiased(self) -> NDArray[np.float64]: ...
+    def merge(self, other: Moments) -> Moments: ...
+
+def batch_norm(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, Moments]: ...
+def normalize(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> _Floats: ...
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    gamma: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+def normalize_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+def moments(x: ArrayLike, *, axis: SupportsIndex = 1, num_threads: SupportsIndex | None = None) -> Moments: ...
+
+class BatchNorm:
+    channels: int
+    axis: int
+    eps: float
+    momentum: float | None
+    unbiased: bool
+    gamma: _Floats | None
+    beta: _Floats | None
+    dgamma: _Floats | None
+    dbeta: _Floats | None
+    training: bool
+    def __init__(
+        self,
+        channels: SupportsIndex,
+        *,
+        axis: SupportsIndex = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.9,
+        unbiased: bool = True,
+        scale: bool = True,
+        shift: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None: ...
+    @property
+    def running_mean(self) -> NDArray[np.float64]: ...
+    @property
+    def running_var(self) -> NDArray[np.float64]: ...
+    @property
+    def num_batches_tracked(self) -> int: ...
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+    def __call__(
+        self, x: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+    def backward(
+        self, dy: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+def get_num_threads() -> int: ...
+def set_num_threads(count: SupportsIndex | None) -> None: ...
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...

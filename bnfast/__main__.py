@@ -1,0 +1,120 @@
+"""The command line: python -m bnfast [info | example | train | bench]; all of them without an argument."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+
+import numpy as np
+
+from . import BatchNorm, show_config
+
+DEMO_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
+
+# The same numbers in both layouts: two channels, means 3 and 7, variance 1.5.
+EXAMPLE_NHWC = [[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]]
+EXAMPLE_NCHW = [[[[1, 2], [3, 4]], [[5, 6], [7, 8]]], [[[2, 3], [4, 5]], [[6, 7], [8, 9]]]]
+
+
+def info(_args):
+    show_config()
+    return 0
+
+
+def example(_args):
+    for title, values, axis in (("channels last", EXAMPLE_NHWC, -1), ("channels first", EXAMPLE_NCHW, 1)):
+        x = np.array(values, np.float32)
+        bn = BatchNorm(2, axis=axis)
+        y = np.moveaxis(bn(x), axis, 1)  # sample, channel, height, width: to print both alike
+        print(f"{title}, shape {x.shape}, gamma 1, beta 0, eps {bn.eps}")
+        print(f"  running mean after one step      {bn.running_mean.round(6)}")
+        print(f"  running variance after one step  {bn.running_var.round(6)}")
+        for sample in range(2):
+            for channel in range(2):
+                print(f"  sample {sample}, channel {channel}   {y[sample, channel].ravel().round(3)}")
+    return 0
+
+
+def train(args):
+    missing = [package for module, package in DEMO_NEEDS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        print(f'train needs {", ".join(missing)}; install with: pip install "bnfast[demo]"', file=sys.stderr)
+        return 1
+    from . import _digits
+
+    _digits.run(args.epochs, args.picture)
+    return 0
+
+
+def bench(args):
+    from . import _bench
+
+    _bench.run(args.shapes, args.axis, args.dtype, args.threads, args.seconds)
+    return 0
+
+
+def everything(args):
+    status = 0
+    for title, part in (("machine", info), ("two small examples", example), ("digits", train), ("speed", bench)):
+        print(f"\n== {title} ==", flush=True)
+        status |= part(args)
+    return status
+
+
+def shape(text):
+    try:
+        dims = tuple(int(n) for n in text.split("x"))
+    except ValueError:
+        dims = ()
+    if len(dims) < 2 or min(dims) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wants sizes such as 32x64x56x56")
+    return dims
+
+
+def positive(kind):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"got {text!r}, wants a number above 0")
+        return value
+
+    return parse
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m bnfast", description=__doc__)
+    commands = parser.add_subparsers(metavar="command")
+    add = {}
+    for function, text in (
+        (info, "what the library runs on"),
+        (example, "two small arrays, both layouts"),
+        (train, "a small CNN on handwritten digits, with and without batch normalization"),
+        (bench, "time forward, inference and backward beside the NumPy formula"),
+    ):
+        add[function] = commands.add_parser(
+            function.__name__, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        add[function].set_defaults(function=function)
+
+    options = add[train]
+    options.add_argument("--epochs", type=positive(int), default=12, help="passes over the training digits")
+    options.add_argument("--picture", default="bnfast-digits.png", help="where the loss curves go")
+    options = add[bench]
+    options.add_argument("shapes", nargs="*", type=shape, default=[(32, 64, 56, 56)], help="such as 32x64x56x56")
+    options.add_argument("--axis", type=int, default=1, help="the channel axis: 1 is NCHW, -1 is NHWC")
+    options.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    options.add_argument("--threads", type=positive(int), default=None, help="threads (absent: all that are granted)")
+    options.add_argument("--seconds", type=positive(float), default=1.0, help="for each pass of each shape")
+
+    everything_defaults = {**vars(add[train].parse_args([])), **vars(add[bench].parse_args([]))}
+    parser.set_defaults(**{**everything_defaults, "function": everything})
+    args = parser.parse_args(argv)
+    return args.function(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What is installed, what it says of itself, and the command line."""
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bnfast
+from bnfast import __main__ as command
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["bnfast", "bnfast.functional", "bnfast.modules", "bnfast._moments", "bnfast._config"])
+def test_docstring_examples(name):
+    tried = doctest.testmod(importlib.import_module(name))
+    assert tried.attempted > 0
+    assert tried.failed == 0
+
+
+def test_every_public_name_is_documented_and_has_an_example():
+    for name in bnfast.__all__:
+        assert ">>>" in getattr(bnfast, name).__doc__
+        assert "{" not in re.sub(r"\{\"stdout\", \"dicts\"\}", "", getattr(bnfast, name).__doc__)
+
+
+def test_stubs_name_what_there_is():
+    stub = (ROOT / "bnfast" / "__init__.pyi").read_text()
+    declared = set(re.findall(r"^(?:def|class) (\w+)", stub, re.M))
+    assert declared == set(bnfast.__all__)
+
+
+def test_version():
+    assert f'version = "{bnfast.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_wheel(tmp_path):
+    """A wheel from a copy of the source: what is imported, and no source that only the build needs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    plain = {re.sub(r"\.[^/]*\.so$", ".so", name) for name in names}
+    python = {f"bnfast/{path.name}" for path in (ROOT / "bnfast").glob("*.py*") if path.suffix in (".py", ".pyi")}
+    assert plain == python | {"bnfast/py.typed"} | {
+        f"bnfast/{name}.so" for name in ("_machine", "_channels_first", "_channels_last", "_kernels")
+    }
+    assert wheel.stat().st_size < 3 << 20
+
+
+def run(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "bnfast", *arguments],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+
+
+def test_info_and_example():
+    done = run("info")
+    assert done.returncode == 0
+    for word in ("bnfast", "isa", "openmp", "threads", "caches"):
+        assert re.search(rf"^{word}\s+\S", done.stdout, re.M)
+    done = run("example")
+    assert done.stdout.count("[-1.633 -0.816  0.     0.816]") == 4
+    assert done.stdout.count("[0.3 0.7]") == 2
+
+
+def test_bench():
+    done = run("bench", "4x8x6x6", "16x5", "--seconds", "0.01", "--threads", "1", "--dtype", "float64", "--axis", "-1")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"(forward|inference|backward) .*x$", done.stdout, re.M)) == 6
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bench", "4y8"], ["bench", "--threads", "0"], ["train", "--epochs", "-1"], ["x"]]
+)
+def test_a_wrong_command_line(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["info", "example", "train", "bench"])
+def test_help(name):
+    assert run(name, "--help").stdout.startswith("usage: python -m bnfast " + name)
+
+
+def test_missing_demo_packages_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(command, "DEMO_NEEDS", {"no_such_module": "no-such-package"})
+    assert command.main(["train"]) == 1
+    assert 'train needs no-such-package; install with: pip install "bnfast[demo]"' in capsys.readouterr().err
+
+
+def test_digits(tmp_path):
+    """What the demonstration shows: at the high rate it learns with batch normalization, and not without."""
+    from bnfast import _digits
+
+    picture = tmp_path / "curves.png"
+    accuracy = _digits.run(epochs=4, picture=picture)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert accuracy["high", True] > 0.9
+    assert accuracy["high", False] < 0.3
+    assert accuracy["gentle", True] > 0.8
+
+
+def test_an_unbuilt_tree_says_so(tmp_path):
+    for path in (ROOT / "bnfast").glob("*.py"):
+        (tmp_path / "bnfast").mkdir(exist_ok=True)
+        (tmp_path / "bnfast" / path.name).write_text(path.read_text())
+    done = subprocess.run([sys.executable, "-c", "import bnfast"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.strip().endswith(
+        "ImportError: bnfast is not built here; in its source tree, run: pip install -e ."
+    )

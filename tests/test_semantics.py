@@ -1,0 +1,242 @@
+"""The rows of the table of semantics: layouts, array kinds, out, empties, NaN, dtypes."""
+
+import itertools
+
+import numpy as np
+import pytest
+from zoo import parameters, same_bits
+
+import bnfast
+from bnfast import reference
+
+LAST = np.array([[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]], np.float32)
+FIRST = np.array([[[[1, 2], [3, 4]], [[5, 6], [7, 8]]], [[[2, 3], [4, 5]], [[6, 7], [8, 9]]]], np.float32)
+
+
+@pytest.mark.parametrize(("x", "axis"), [(LAST, -1), (FIRST, 1)])
+def test_the_two_small_examples(x, axis):
+    y, moments = bnfast.batch_norm(x, axis=axis, eps=1e-5)
+    assert moments.mean.tolist() == [3, 7]
+    assert moments.var.tolist() == [1.5, 1.5]
+    y = np.moveaxis(y, axis, 1)
+    for channel in range(2):
+        np.testing.assert_allclose(y[0, channel].ravel(), [-1.633, -0.816, 0, 0.816], atol=5e-4)
+        np.testing.assert_allclose(y[1, channel].ravel(), [-0.816, 0, 0.816, 1.633], atol=5e-4)
+    bn = bnfast.BatchNorm(2, axis=axis)
+    bn(x)
+    np.testing.assert_allclose(bn.running_mean, [0.3, 0.7], rtol=1e-12)
+    np.testing.assert_allclose(bn.running_var, 0.9 + 0.1 * 1.5 * 8 / 7, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4, 5])
+def test_any_axis_of_any_rank(rank):
+    shape = (4, 3, 5, 2, 6)[:rank]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for axis in range(-rank, rank):
+        y, moments = bnfast.batch_norm(x, axis=axis)
+        exact, mean, var = reference.batch_norm(x, axis=axis)
+        np.testing.assert_allclose(y, exact, atol=2e-6)
+        np.testing.assert_allclose(moments.mean, mean, atol=1e-12)
+        np.testing.assert_allclose(moments.var, var, rtol=1e-12)
+
+
+def kinds(x):
+    """The same values in other strides, byte orders and alignments."""
+    unaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    every_other = np.repeat(x, 2, axis=-1)[..., ::2]
+    memory = x.view(type("Sub", (np.ndarray,), {}))
+    return {
+        "fortran": np.asfortranarray(x),
+        "reversed": np.ascontiguousarray(x[::-1])[::-1],
+        "every other": every_other,
+        "swapped": x.astype(x.dtype.newbyteorder()),
+        "unaligned": unaligned,
+        "read-only": np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+        "subclass": memory,
+        "list": x.tolist() if x.dtype == np.float64 else x,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", kinds(np.zeros((2, 2))))
+def test_array_kinds(kind, dtype):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((6, 3, 7, 4)).astype(dtype) for _ in range(2))
+    gamma, beta = parameters(3)
+    y, moments = bnfast.batch_norm(x, gamma, beta)
+    gradients = bnfast.batch_norm_backward(dy, x, moments, gamma)
+    odd_x, odd_dy = kinds(x)[kind], kinds(dy)[kind]
+    out = np.zeros((6, 3, 7, 8), dtype)[..., ::2]
+    for given in (None, out):
+        got, got_moments = bnfast.batch_norm(odd_x, gamma.astype(">f8"), np.repeat(beta, 2)[::2], out=given)
+        assert given is None or got is given
+        assert same_bits(np.ascontiguousarray(got), y)
+        assert type(got) is np.ndarray
+        assert got.dtype == dtype
+        assert same_bits(got_moments.mean, moments.mean)
+        got_gradients = bnfast.batch_norm_backward(odd_dy, odd_x, got_moments, gamma, out=given)
+        for a, b in zip(got_gradients, gradients, strict=True):
+            assert same_bits(np.ascontiguousarray(a), b)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((8, 5, 6, 7), 1), ((8, 6, 7, 5), -1), ((64, 64, 40, 40), 1)])
+def test_in_place(shape, axis):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    gamma, beta = parameters(shape[axis])
+    y, moments = bnfast.batch_norm(x, gamma, beta, axis=axis)
+    for threads in (1, 3):
+        a = x.copy()
+        assert bnfast.batch_norm(a, gamma, beta, axis=axis, out=a, num_threads=threads)[0] is a
+        assert same_bits(a, y)
+        dx, dgamma, dbeta = bnfast.batch_norm_backward(dy, x, moments, gamma, axis=axis, num_threads=threads)
+        for reused in ("dy", "x"):
+            arrays = {"dy": dy.copy(), "x": x.copy()}
+            got = bnfast.batch_norm_backward(
+                **arrays, moments=moments, gamma=gamma, axis=axis, out=arrays[reused], num_threads=threads
+            )
+            assert got[0] is arrays[reused]
+            for one, other in zip(got, (dx, dgamma, dbeta), strict=True):
+                assert same_bits(one, other)
+
+
+@pytest.mark.parametrize("offset", [-40, -3, 1, 17])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_partly_overlapping_out_is_still_right(offset, axis):
+    rng = np.random.default_rng(0)
+    memory = rng.standard_normal(2000).astype(np.float32)
+    x = memory[100:1300].reshape(20, 3, 20) if axis == 1 else memory[100:1300].reshape(20, 20, 3)
+    out = memory[100 + offset : 1300 + offset].reshape(x.shape)
+    dy = rng.standard_normal(x.shape).astype(np.float32)
+    kept = x.copy()
+    y, moments = bnfast.batch_norm(kept, axis=axis)
+    dx, _, _ = bnfast.batch_norm_backward(dy, kept, moments, axis=axis)
+    memory_before = memory.copy()
+    assert bnfast.batch_norm(x, axis=axis, out=out)[0] is out
+    assert same_bits(out.copy(), y)
+    memory[:] = memory_before
+    bnfast.batch_norm_backward(dy, x, moments, axis=axis, out=out)
+    assert same_bits(out.copy(), dx)
+
+
+def test_out_over_the_parameters_is_still_right():
+    rng = np.random.default_rng(0)
+    memory = rng.standard_normal(64).astype(np.float32)
+    x = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    gamma, out = memory[30:33], memory[:60].reshape(5, 3, 4)
+    y, _ = bnfast.batch_norm(x, gamma.copy(), gamma.copy())
+    bnfast.batch_norm(x, gamma, gamma, out=out)
+    assert same_bits(out.copy(), y)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (5, 3, 0), (0, 3), (4, 0, 5), (0, 0), (1, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_empty_batches_and_zero_channels(shape, dtype):
+    if shape == (1, 0):
+        with pytest.raises(ValueError, match="one value a channel"):
+            bnfast.batch_norm(np.zeros(shape, dtype))
+        return
+    x, channels = np.zeros(shape, dtype), shape[1]
+    y, moments = bnfast.batch_norm(x, np.ones(channels), np.ones(channels))
+    assert y.shape == shape
+    assert y.dtype == dtype
+    assert moments.count == x.size // channels if channels else True
+    assert bnfast.normalize(x, np.ones(channels), np.ones(channels)).shape == shape
+    dx, dgamma, dbeta = bnfast.batch_norm_backward(x, x, moments)
+    assert dx.shape == shape
+    assert dgamma.tolist() == dbeta.tolist() == [0] * channels
+    _, dgamma, dbeta = bnfast.normalize_backward(x, x, np.ones(channels), np.ones(channels))
+    assert dgamma.tolist() == dbeta.tolist() == [0] * channels
+    assert np.isnan(moments.var).all() or channels == 0 or moments.count
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((8, 5, 6, 6), 1), ((8, 6, 6, 5), -1), ((40, 64, 40, 40), 1), ((64, 7), 1)]
+)
+@pytest.mark.parametrize("where", [0, -1])
+def test_nan_and_inf_stay_in_their_channel(bad, shape, axis, where):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    clean, moments = bnfast.batch_norm(x, axis=axis)
+    dx, dgamma, dbeta = bnfast.batch_norm_backward(dy, x, moments, axis=axis)
+    spoiled = np.moveaxis(x, axis, 1)
+    spoiled[(where, 3) + (where,) * (x.ndim - 2)] = bad
+    with np.errstate(invalid="ignore"):
+        exact = reference.batch_norm(x, axis=axis)
+    y, spoiled_moments = bnfast.batch_norm(x, axis=axis)
+    got = bnfast.batch_norm_backward(dy, x, spoiled_moments, axis=axis)
+    assert np.isnan(np.moveaxis(y, axis, 1)[:, 3]).all()
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(exact[0]))
+    assert np.isnan(np.moveaxis(got[0], axis, 1)[:, 3]).all()
+    others = [c for c in range(shape[axis]) if c != 3]
+    for a, b in ((y, clean), (got[0], dx)):
+        a, b = (np.moveaxis(v, axis, 1)[:, others] for v in (a, b))
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(got[1][others], dgamma[others])
+    assert got[2][3] == dbeta[3]
+
+
+def test_nan_statistics_flow_through():
+    x = np.ones((2, 2), np.float32)
+    y = bnfast.normalize(x, [0.0, np.nan], [np.nan, 1.0])
+    assert np.isnan(y).all()
+
+
+def test_infinite_mean_follows_ieee():
+    x = np.ones((2, 3), np.float32)
+    y = bnfast.normalize(x, [np.inf, -np.inf, 0.0], [1.0, 1.0, np.inf])
+    assert y[0].tolist() == [-np.inf, np.inf, 0.0]
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product([np.float32, np.float64], repeat=3)))
+def test_dtypes(dtypes):
+    x_type, vector_type, out_type = dtypes
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(x_type)
+    vector = np.ones(3, vector_type)
+    y, moments = bnfast.batch_norm(x, vector, vector)
+    dx, dgamma, dbeta = bnfast.batch_norm_backward(x, x, moments, vector)
+    assert {y.dtype, dx.dtype, dgamma.dtype, dbeta.dtype} == {np.dtype(x_type)}
+    assert moments.mean.dtype == moments.m2.dtype == np.float64
+    if out_type != x_type:
+        with pytest.raises(ValueError, match="^out"):
+            bnfast.normalize(x, vector, vector, out=np.zeros((4, 3), out_type))
+
+
+def test_moments_merge():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 4, 5)).astype(np.float32) + 100
+    whole = bnfast.moments(x)
+    empty = bnfast.moments(x[:0])
+    parts = [bnfast.moments(part) for part in np.split(x, [7, 8, 20])]
+    merged = empty
+    for part in parts:
+        merged = merged.merge(part)
+    merged = merged.merge(empty)
+    assert merged.count == whole.count == 150
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
+    np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-12)
+    np.testing.assert_allclose(whole.var_unbiased, x.astype(float).var((0, 2), ddof=1), rtol=1e-12)
+    assert np.isnan(empty.var).all()
+    assert np.isnan(bnfast.moments(x[:1, :, :1]).var_unbiased).all()
+
+
+def test_non_temporal_stores_are_complete():
+    """More than half the last-level cache, at every alignment of the output, rows shorter and longer than a line."""
+    size = bnfast.show_config("dicts")["llc_bytes"] // 2 // 4 + (1 << 16)
+    for inner in (9, 196, 1024 * 3):
+        shape = (size // (8 * inner) + 1, 8, inner)
+        x = np.random.default_rng(0).standard_normal(shape, np.float32)
+        plain, _ = bnfast.batch_norm(x[:64].copy())
+        del plain
+        whole, moments = bnfast.batch_norm(x)
+        exact = reference.normalize(x[-3:], moments.mean, moments.var)
+        np.testing.assert_allclose(whole[-3:], exact, atol=4e-6)
+        for offset in (1, 5, 16):
+            memory = np.full(x.size + 32, 7, np.float32)
+            out = memory[offset : offset + x.size].reshape(shape)
+            bnfast.batch_norm(x, out=out)
+            assert same_bits(out, whole)
+            assert (memory[:offset] == 7).all()
+            assert (memory[offset + x.size :] == 7).all()
