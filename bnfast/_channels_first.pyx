@@ -6,6 +6,8 @@ the same bits whoever sums them. That leaves two ways to share the work, and bot
 - whole channels, an equal number for each thread: a channel's slab is normalized while it is still in the cache from
   being summed, so that x comes from memory once;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
+
+Inference needs no sums, so it takes the memory as it lies, in equal parts.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
@@ -13,6 +15,7 @@ from libc.stdlib cimport free, malloc
 
 from ._job cimport (
     JOB_COEFS,
+    JOB_INFER,
     job,
     job_finish,
     job_has_dy,
@@ -66,9 +69,9 @@ cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept n
 cdef void sum_chunk(const job *j, block b, double shift, double *sums) noexcept nogil:
     cdef int64_t at = b.start * job_item(j), stride = j.channels * j.inner
     if job_has_dy(j):
-        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, sums, 0)
+        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, sums)
     else:
-        j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums, 0)
+        j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums)
 
 
 cdef void apply_chunk(const job *j, block b, const double *coefs, int64_t ahead) noexcept nogil:
@@ -76,8 +79,8 @@ cdef void apply_chunk(const job *j, block b, const double *coefs, int64_t ahead)
     if job_has_dy(j) and job_two_sweeps(j):
         j.op.run_grad(j.out + at, j.dy + at, j.x + at, b.rows, b.inner, stride, coefs, j.stream, ahead)
     else:
-        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, b.rows, b.inner, stride, coefs, j.stream,
-                        ahead)
+        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, b.rows, b.inner, stride, coefs, 0,
+                        j.stream, ahead)
 
 
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
@@ -145,7 +148,46 @@ cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last
     return 0
 
 
+cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t last) noexcept nogil:
+    """out = x normalized, elements first to last - 1 of the whole array, in the order of memory."""
+    cdef int64_t row, column, rows, width, at = 0
+    while first < last:
+        row, column = first // j.inner, first % j.inner
+        rows, width = 1, min(j.inner - column, last - first)
+        if width == j.inner:  # whole rows, as far as the last channel
+            rows = min(j.channels - row % j.channels, (last - first) // j.inner)
+        at = first * job_item(j)
+        j.op.run_affine(j.out + at, j.x + at, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS,
+                        j.stream, 0)
+        first += rows * width
+    if j.stream:
+        fence()
+
+
+cdef int infer(const job *j) noexcept nogil:
+    cdef int64_t c, step, size = j.outer * j.channels * j.inner
+    cdef double *coefs = <double *> malloc(JOB_COEFS * j.channels * sizeof(double))
+    cdef double[2] none
+    cdef int t
+    if coefs == NULL:
+        return -1
+    none[0] = none[1] = 0
+    for c in range(j.channels):
+        job_finish(j, c, 0, none, coefs + JOB_COEFS * c)
+    if j.threads == 1:
+        apply_span(j, coefs, 0, size)
+    else:
+        step = (size + j.threads - 1) // j.threads
+        step = (step + 63) // 64 * 64
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
+    free(coefs)
+    return 0
+
+
 cdef int run(const job *j) noexcept nogil:
+    if j.op_pass == JOB_INFER:
+        return infer(j)
     cdef cut k = cut_channel(j)
     cdef int64_t whole = j.channels - j.channels % j.threads
     cdef int t

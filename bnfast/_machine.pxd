@@ -5,11 +5,11 @@ from libc.stdint cimport int64_t
 cdef extern from "rows.h" nogil:
     ctypedef struct rows_table:
         void (*run_sums)(
-            const void *, int64_t, int64_t, int64_t, double, double *, int64_t) noexcept nogil
+            const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
         void (*run_affine)(
-            void *, const void *, int64_t, int64_t, int64_t, const double *, int, int64_t) noexcept nogil
+            void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int64_t) noexcept nogil
         void (*run_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, double, double *, int64_t) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
         void (*run_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int, int64_t) noexcept nogil
         void (*lane_sums)(

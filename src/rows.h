@@ -25,17 +25,17 @@ enum { ROWS_LANES = 16 };
 
 typedef struct {
     /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
-    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift, double sums[2],
-                     int64_t ahead);
-    /* y = (x - k[0]) * k[1] + k[2] */
-    void (*run_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double k[3],
-                       int stream, int64_t ahead);
+    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
+                     double sums[2]);
+    /* y = (x - k[0]) * k[1] + k[2], where row r has its k at k + r * kstep */
+    void (*run_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double *k,
+                       int64_t kstep, int stream, int64_t ahead);
     /* sums = {sum(dy), sum(dy * (x - shift))} */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
-                          double sums[2], int64_t ahead);
+                          double sums[2]);
     /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                     const double k[5], int stream, int64_t ahead);
+                     const double *k, int stream, int64_t ahead);
 
     /* The same four for lanes. shift: one a lane. sums: {first[lanes], second[lanes]}, added to.
        k: arrays of `lanes` elements of the element type, one after the other, in the order of k[] above. */

@@ -13,6 +13,7 @@
 
 #define WIDTH 64
 #define STREAM(p, v) _mm512_stream_si512((__m512i *)(p), (__m512i)(v))
+#define MINUS(a, b) _mm512_fmsub_pd((__m512d)(a), _mm512_set1_pd(1), (__m512d)(b)) /* as in rows_avx2.c */
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))

@@ -12,6 +12,7 @@
 #define STREAM(p, v) (*(U *)(p) = (v))
 #define WIDEN(p) ((D){(p)[0], (p)[1]})
 #endif
+#define MINUS(a, b) ((D)(a) - (D)(b))
 
 #define REAL float
 #define NAME(op) op##_f32

@@ -9,6 +9,7 @@
 
 #define WIDTH 16
 #define STREAM(p, v) (*(U *)(p) = (v))
+#define MINUS(a, b) ((D)(a) - (D)(b))
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) vcvt_f64_f32(vld1_f32(p))
