@@ -20,7 +20,6 @@ from ._job cimport (
     job_finish,
     job_has_dy,
     job_has_output,
-    job_has_sums,
     job_item,
     job_shift,
     job_two_sweeps,
@@ -29,6 +28,8 @@ from ._machine cimport fence, l2_bytes
 
 cdef enum:
     CHUNK = 1 << 14  # elements, about; 64 KB of float32: some microseconds of work
+    WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
+    GROUP = 64       # channels, at most, that are normalized together
 
 
 cdef struct cut:
@@ -74,74 +75,80 @@ cdef void sum_chunk(const job *j, block b, double shift, double *sums) noexcept 
         j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums)
 
 
-cdef void apply_chunk(const job *j, block b, const double *coefs, int64_t ahead) noexcept nogil:
-    cdef int64_t at = b.start * job_item(j), stride = j.channels * j.inner
+cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
+                int64_t step, int64_t ahead) noexcept nogil:
+    """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before."""
+    cdef int64_t at = start * job_item(j)
     if job_has_dy(j) and job_two_sweeps(j):
-        j.op.run_grad(j.out + at, j.dy + at, j.x + at, b.rows, b.inner, stride, coefs, j.stream, ahead)
+        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.stream, ahead)
     else:
-        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, b.rows, b.inner, stride, coefs, 0,
-                        j.stream, ahead)
+        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, rows, inner, stride, coefs, step, j.stream,
+                        ahead)
+
+
+cdef void work_channel(const job *j, const cut *k, int64_t c, double *coefs) noexcept nogil:
+    """Channel c up to its coefficients."""
+    cdef double[2] sums, total
+    cdef double shift = job_shift(j, c)
+    cdef int64_t i
+    total[0] = total[1] = 0
+    for i in range(k.count):
+        sum_chunk(j, chunk_of(j, k, c, i), shift, sums)
+        total[0] += sums[0]
+        total[1] += sums[1]
+    job_finish(j, c, shift, total, coefs)
+
+
+cdef int64_t group_size(const job *j) noexcept nogil:
+    """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache."""
+    cdef int64_t row = j.inner * job_item(j), arrays = 2 if job_has_dy(j) else 1
+    return max(1, min(min(WALK // row, GROUP), l2_bytes() // 2 // (j.outer * row * arrays)))
 
 
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
-    """Channels first to last - 1, one after the other, each with all of its chunks."""
-    cdef double[JOB_COEFS] coefs
-    cdef double[2] sums, total
-    cdef double shift = 0
-    cdef bint one_sweep = not job_two_sweeps(j)
-    cdef int64_t c, i, ahead
-    # Storing one channel leaves the loads idle: fetch the next one meanwhile, if it finds room in the cache.
-    cdef int64_t slab = j.outer * j.inner * job_item(j) * (2 if job_has_dy(j) else 1)
-    cdef bint fetch = job_two_sweeps(j) and slab <= l2_bytes()
-    cdef block b
-    for c in range(first, last):
-        total[0] = total[1] = 0
-        ahead = j.inner if fetch and c + 1 < last else 0
-        if job_has_sums(j):
-            shift = job_shift(j, c)
-        if one_sweep and job_has_output(j):  # the coefficients are known before the sums; they do not use them
-            job_finish(j, c, shift, total, coefs)
-        for i in range(k.count):
-            b = chunk_of(j, k, c, i)
-            if job_has_sums(j):
-                sum_chunk(j, b, shift, sums)
-                total[0] += sums[0]
-                total[1] += sums[1]
-            if one_sweep and job_has_output(j):
-                apply_chunk(j, b, coefs, 0)
-        if job_has_sums(j):
-            job_finish(j, c, shift, total, coefs)
-        if not one_sweep:
-            for i in range(k.count):
-                apply_chunk(j, chunk_of(j, k, c, i), coefs, ahead)
+    """Channels first to last - 1, group by group: sum each channel, then normalize all of the group."""
+    cdef double[GROUP * JOB_COEFS] coefs
+    cdef int64_t group = group_size(j), stride = j.channels * j.inner, c, g, n, size, ahead
+    # Storing one group leaves the loads idle: fetch the next one meanwhile, if it finds room in the cache.
+    cdef bint fetch = job_two_sweeps(j) and j.outer * j.inner * job_item(j) * (2 if job_has_dy(j) else 1) <= l2_bytes()
+    g = first
+    while g < last:
+        size = min(group, last - g)
+        for c in range(size):
+            work_channel(j, k, g + c, coefs + c * JOB_COEFS)
+        if job_has_output(j):
+            ahead = size * j.inner if fetch and g + size < last else 0
+            for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
+                apply(j, n * stride + g * j.inner, size, j.inner, j.inner, coefs, JOB_COEFS, ahead)
+        g += size
     if j.stream:
         fence()
 
 
 cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
-    cdef int64_t channels = last - first, tasks = channels * k.count, c, i, t
+    cdef int64_t channels = last - first, tasks = channels * k.count, stride = j.channels * j.inner, c, i, t
     cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 1) * channels) * sizeof(double))
     if sums == NULL:
         return -1
     cdef double *coefs = sums + 2 * tasks
     cdef double *shift = coefs + JOB_COEFS * channels
     cdef double[2] total
+    cdef block b
     for c in range(channels):
-        shift[c] = job_shift(j, first + c) if job_has_sums(j) else 0
-    if job_has_sums(j):
-        for t in prange(tasks, num_threads=j.threads, schedule="static"):
-            sum_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), shift[t // k.count], sums + 2 * t)
+        shift[c] = job_shift(j, first + c)
+    for t in prange(tasks, num_threads=j.threads, schedule="static"):
+        sum_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), shift[t // k.count], sums + 2 * t)
     for c in range(channels):
         total[0] = total[1] = 0
-        if job_has_sums(j):
-            for i in range(c * k.count, (c + 1) * k.count):
-                total[0] += sums[2 * i]
-                total[1] += sums[2 * i + 1]
+        for i in range(c * k.count, (c + 1) * k.count):
+            total[0] += sums[2 * i]
+            total[1] += sums[2 * i + 1]
         job_finish(j, first + c, shift[c], total, coefs + JOB_COEFS * c)
     if job_has_output(j):
         for t in prange(tasks, num_threads=j.threads, schedule="static"):
-            apply_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), coefs + JOB_COEFS * (t // k.count), 0)
+            b = chunk_of(j, k, first + t // k.count, t % k.count)
+            apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (t // k.count), 0, 0)
             if j.stream:
                 fence()
     free(sums)
@@ -150,15 +157,13 @@ cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last
 
 cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t last) noexcept nogil:
     """out = x normalized, elements first to last - 1 of the whole array, in the order of memory."""
-    cdef int64_t row, column, rows, width, at = 0
+    cdef int64_t row, column, rows, width
     while first < last:
         row, column = first // j.inner, first % j.inner
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
             rows = min(j.channels - row % j.channels, (last - first) // j.inner)
-        at = first * job_item(j)
-        j.op.run_affine(j.out + at, j.x + at, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS,
-                        j.stream, 0)
+        apply(j, first, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS, 0)
         first += rows * width
     if j.stream:
         fence()

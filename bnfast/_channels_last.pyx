@@ -3,13 +3,13 @@
 The rows are cut into chunks by shape alone; each chunk sums its lanes, the chunks' sums are added in order, and a
 second sweep applies the coefficients, from the end, where the first sweep has left the cache warm.
 
-Few or crooked channels do not fill vectors, so `fold` rows are taken as one row of fold * channels lanes: C = 3 is
-swept as 48 lanes. The lanes of one channel are added up when the chunks are.
+Few or crooked channels do not fill vectors, so sums take `fold` rows as one row of fold * channels lanes: C = 3 is
+summed as 48 lanes. The lanes of one channel are added up after the chunks are.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ._job cimport (
     JOB_COEFS,
@@ -22,10 +22,9 @@ from ._job cimport (
     job_shift,
     job_two_sweeps,
 )
-from ._machine cimport fence
+from ._machine cimport ROWS_LANES, ROWS_LINE, fence
 
 cdef enum:
-    LANES = 16        # as ROWS_LANES
     WIDE = 2048       # lanes that folding may make
     CHUNK = 1 << 15   # elements, about
     TALL = 64         # rows in a chunk, at least: its sums are then small beside it
@@ -40,17 +39,17 @@ cdef struct plan:
     int64_t chunks
     double *shift   # [lanes]
     double *sums    # [chunks + 1][2][lanes]; the last is for the rest, in the first `channels` lanes of each half
-    char *coefs     # [JOB_COEFS][lanes] of the element type
-    char *rest_coefs  # [JOB_COEFS][channels]: the same without folding
+    int64_t spread  # lanes that coefficients are spread over: a multiple of channels that fills a vector
+    char *coefs     # [JOB_COEFS][spread, and a line more] of the element type
 
 
 cdef plan cut_rows(const job *j) noexcept nogil:
     """The chunks of an array, by shape alone."""
     cdef plan p
-    cdef int64_t power = LANES
+    cdef int64_t power = ROWS_LANES
     while j.channels % power:
         power //= 2
-    p.fold = LANES // power
+    p.fold = ROWS_LANES // power
     if p.fold * j.channels > WIDE or p.fold > j.outer:
         p.fold = 1
     p.lanes = p.fold * j.channels
@@ -58,13 +57,14 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.rest = j.outer - p.rows * p.fold
     p.tall = max(CHUNK // p.lanes, TALL)
     p.chunks = (p.rows + p.tall - 1) // p.tall
+    p.spread = (ROWS_LANES + j.channels - 1) // j.channels * j.channels
     p.shift = p.sums = NULL
-    p.coefs = p.rest_coefs = NULL
+    p.coefs = NULL
     return p
 
 
 cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t lanes, double *sums) noexcept nogil:
-    """Adds to sums; row counts rows of p.lanes, lanes is p.lanes or, for the rest, j.channels."""
+    """row counts rows of p.lanes, lanes is p.lanes or, for the rest, j.channels."""
     cdef int64_t at = row * p.lanes * job_item(j)
     memset(sums, 0, 2 * lanes * sizeof(double))
     if job_has_dy(j):
@@ -73,68 +73,91 @@ cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64
         j.op.lane_sums(j.x + at, rows, lanes, lanes, p.shift, sums)
 
 
-cdef void apply_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t lanes,
-                     const char *coefs) noexcept nogil:
-    cdef int64_t at = row * p.lanes * job_item(j)
+cdef void apply_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t lanes) noexcept nogil:
+    cdef int64_t at = row * p.lanes * job_item(j), n = rows * lanes
     if job_has_dy(j) and job_two_sweeps(j):
-        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, rows, lanes, lanes, coefs, j.stream)
+        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, 0, p.spread, p.coefs, j.stream)
     else:
-        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, rows, lanes, lanes, coefs, j.stream)
+        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, n, 0, p.spread, p.coefs, j.stream)
 
 
-cdef void finish_channel(const job *j, const plan *p, int64_t c) noexcept nogil:
-    """Channel c: adds up its sums, and spreads its coefficients over its lanes."""
-    cdef double[JOB_COEFS] k
-    cdef double[2] total
-    cdef int64_t i, f, lane
+cdef void merge(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
+    """Adds up the sums of lanes first to last - 1, in the order of chunks, into those of chunk 0."""
+    cdef int64_t i, lane
+    cdef double *total = p.sums
     cdef double *sums
-    memset(k, 0, sizeof(k))
-    total[0] = total[1] = 0
-    if job_has_sums(j):
-        for i in range(p.chunks):
-            sums = p.sums + 2 * p.lanes * i
-            for f in range(p.fold):
-                lane = f * j.channels + c
-                total[0] += sums[lane]
-                total[1] += sums[p.lanes + lane]
-        if p.rest:
-            sums = p.sums + 2 * p.lanes * p.chunks
-            total[0] += sums[c]
-            total[1] += sums[j.channels + c]
-    job_finish(j, c, p.shift[c], total, k)
-    for i in range(JOB_COEFS):
+    for i in range(1, p.chunks):
+        sums = p.sums + 2 * p.lanes * i
+        for lane in range(first, last):
+            total[lane] += sums[lane]
+        for lane in range(p.lanes + first, p.lanes + last):
+            total[lane] += sums[lane]
+
+
+cdef inline void spread(const job *j, const plan *p, int64_t i, int64_t c, double value) noexcept nogil:
+    """Coefficient i of channel c, to all of its lanes."""
+    cdef char *coefs = p.coefs + i * (p.spread * job_item(j) + ROWS_LINE)
+    while c < p.spread:
         if j.wide:
-            (<double *> p.rest_coefs)[i * j.channels + c] = k[i]
+            (<double *> coefs)[c] = value
         else:
-            (<float *> p.rest_coefs)[i * j.channels + c] = <float> k[i]
-        for f in range(p.fold):
-            if j.wide:
-                (<double *> p.coefs)[i * p.lanes + f * j.channels + c] = k[i]
-            else:
-                (<float *> p.coefs)[i * p.lanes + f * j.channels + c] = <float> k[i]
+            (<float *> coefs)[c] = <float> value
+        c += j.channels
+
+
+cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
+    """Channels first to last - 1: adds up their lanes, and spreads their coefficients over them."""
+    cdef double[JOB_COEFS] k
+    cdef double[2] sums
+    cdef double *rest = p.sums + 2 * p.lanes * p.chunks
+    cdef int64_t c, i, f
+    memset(k, 0, sizeof(k))
+    if job_has_sums(j) and p.fold == 1:
+        merge(j, p, first, last)
+    for c in range(first, last):
+        sums[0] = sums[1] = 0
+        if job_has_sums(j):
+            for f in range(p.fold if p.chunks else 0):
+                sums[0] += p.sums[f * j.channels + c]
+                sums[1] += p.sums[p.lanes + f * j.channels + c]
+            if p.rest:
+                sums[0] += rest[c]
+                sums[1] += rest[j.channels + c]
+        job_finish(j, c, p.shift[c], sums, k)
+        for i in range(JOB_COEFS):
+            spread(j, p, i, c, k[i])
 
 
 cdef void finish(const job *j, const plan *p) noexcept nogil:
-    cdef int64_t c
-    for c in range(j.channels):
-        finish_channel(j, p, c)
+    cdef int64_t size = p.spread * job_item(j), i
+    cdef char *coefs
+    cdef int t
+    if job_has_sums(j) and p.fold > 1:
+        merge(j, p, 0, p.lanes)
+    if j.threads == 1 or j.channels < 64 * j.threads:
+        finish_channels(j, p, 0, j.channels)
+    else:
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            finish_channels(j, p, j.channels * t // j.threads, j.channels * (t + 1) // j.threads)
+    for i in range(JOB_COEFS):
+        coefs = p.coefs + i * (size + ROWS_LINE)
+        memcpy(coefs + size, coefs, ROWS_LINE)
 
 
 cdef void sweep(const job *j, const plan *p, int64_t first, int64_t last, bint sum, bint apply) noexcept nogil:
     """Chunks first to last - 1; chunk p.chunks is the rest. Applying alone goes backwards."""
     cdef int64_t n, i, row, rows, lanes
-    cdef char *coefs
     for n in range(first, last):
         i = n if sum else first + last - 1 - n
-        row, rows, lanes, coefs = i * p.tall, p.tall, p.lanes, p.coefs
+        row, rows, lanes = i * p.tall, p.tall, p.lanes
         if i == p.chunks:
-            row, rows, lanes, coefs = p.rows, p.rest, j.channels, p.rest_coefs
+            row, rows, lanes = p.rows, p.rest, j.channels
         elif row + rows > p.rows:
             rows = p.rows - row
         if sum:
             sum_rows(j, p, row, rows, lanes, p.sums + 2 * p.lanes * i)
         if apply:
-            apply_rows(j, p, row, rows, lanes, coefs)
+            apply_rows(j, p, row, rows, lanes)
     if j.stream and apply:
         fence()
 
@@ -152,13 +175,12 @@ cdef void sweep_all(const job *j, const plan *p, bint sum, bint apply) noexcept 
 cdef int run(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
     cdef int64_t lane, sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
-    cdef int64_t coefs = JOB_COEFS * (p.lanes + j.channels) * job_item(j)
+    cdef int64_t coefs = JOB_COEFS * (p.spread * job_item(j) + ROWS_LINE)
     p.shift = <double *> malloc((p.lanes + sums) * sizeof(double) + coefs)
     if p.shift == NULL:
         return -1
     p.sums = p.shift + p.lanes
     p.coefs = <char *> (p.sums + sums)
-    p.rest_coefs = p.coefs + JOB_COEFS * p.lanes * job_item(j)
     for lane in range(p.lanes):
         p.shift[lane] = job_shift(j, lane % j.channels) if job_has_sums(j) else 0
     if job_two_sweeps(j):

@@ -12,10 +12,12 @@ from ._job cimport (
     job,
     job_has_dy,
     job_has_sums,
+    job_item,
     job_pass,
+    job_two_sweeps,
     job_vector,
 )
-from ._machine cimport llc_bytes, table, threads_for
+from ._machine cimport ROWS_LINE, llc_bytes, table, threads_for
 
 cnp.import_array()
 
@@ -72,6 +74,14 @@ cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
     return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32, 0)
 
 
+cdef bint streams(const job *j, int64_t size) noexcept nogil:
+    """Is the output, of `size` bytes, written past the cache? Then no line is read only to be overwritten, which pays
+    for what would not stay in the cache anyway; a second sweep also wants the room for its inputs. But runs that hold
+    few whole lines are better left to the cache, which puts their torn lines together."""
+    cdef int64_t footprint = size * (4 if job_two_sweeps(j) else 2)
+    return footprint > llc_bytes() and (j.inner == 1 or j.inner * job_item(j) >= 8 * ROWS_LINE)
+
+
 def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
         cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, double var_count, double eps, int threads):
     """One pass. view: (outer, channels, inner), none of them 0; threads: 0 for the default.
@@ -100,8 +110,7 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray 
         j.mean, j.var = vector_of(mean), vector_of(var)
         j.dgamma, j.dbeta = vector_of(first), vector_of(second)
     j.threads = threads_for(j.outer * j.channels * j.inner, threads)
-    # An output that will not stay in the cache anyway is written past it: no line is read to be overwritten.
-    j.stream = 2 * cnp.PyArray_NBYTES(x) > llc_bytes()
+    j.stream = streams(&j, cnp.PyArray_NBYTES(x))
     with nogil:
         status = _channels_last.run(&j) if j.inner == 1 else _channels_first.run(&j)
     if status:

@@ -3,6 +3,10 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "rows.h" nogil:
+    enum:
+        ROWS_LANES
+        ROWS_LINE
+
     ctypedef struct rows_table:
         void (*run_sums)(
             const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
@@ -11,13 +15,14 @@ cdef extern from "rows.h" nogil:
         void (*run_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
         void (*run_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int, int64_t) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int,
+            int64_t) noexcept nogil
         void (*lane_sums)(
             const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
-        void (*lane_affine)(
-            void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
         void (*lane_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+        void (*lane_affine)(
+            void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
         void (*lane_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
 

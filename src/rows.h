@@ -8,8 +8,8 @@
    A table of primitives exists for each element type and ISA. The rules that all of them keep:
 
    - Sums are float64, taken about a shift (an element of the channel), so that nothing cancels.
-   - Sums are laid out over ROWS_LANES logical lanes and folded in one fixed order, and products are never fused
-     with sums: every ISA gives the same bits, wide or narrow.
+   - Sums are laid out over ROWS_LANES logical lanes and folded in one fixed order: every ISA that fuses multiplication
+     and addition gives the same bits, wide or narrow. (The generic one rounds the products of its sums.)
    - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
    - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
    - ahead != 0 prefetches the element `ahead` places further on, which need not exist.
@@ -21,7 +21,7 @@
 
 #include <stdint.h>
 
-enum { ROWS_LANES = 16 };
+enum { ROWS_LANES = 16, ROWS_LINE = 64 };
 
 typedef struct {
     /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
@@ -33,18 +33,21 @@ typedef struct {
     /* sums = {sum(dy), sum(dy * (x - shift))} */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
                           double sums[2]);
-    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
+    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                     const double *k, int stream, int64_t ahead);
+                     const double *k, int64_t kstep, int stream, int64_t ahead);
 
-    /* The same four for lanes. shift: one a lane. sums: {first[lanes], second[lanes]}, added to.
-       k: arrays of `lanes` elements of the element type, one after the other, in the order of k[] above. */
+    /* The sums for lanes, one shift a lane. sums: {first[lanes], second[lanes]}, added to. */
     void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *sums);
-    void (*lane_affine)(void *y, const void *x, int64_t rows, int64_t lanes, int64_t stride, const void *k, int stream);
     void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
                            const double *shift, double *sums);
-    void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
-                      const void *k, int stream);
+
+    /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` elements of
+       the element type for each coefficient, at least ROWS_LANES of them, and after it its own first ROWS_LINE bytes
+       again, for vectors that begin in one row and end in the next. */
+    void (*lane_affine)(void *y, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k, int stream);
+    void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k,
+                      int stream);
 } rows_table;
 
 typedef struct {

@@ -15,6 +15,8 @@
 #define STREAM(p, v) _mm256_stream_si256((__m256i *)(p), (__m256i)(v))
 /* a * 1 - b has the bits of a - b, and goes where the additions do not: AMD multiplies and adds on separate pipes. */
 #define MINUS(a, b) _mm256_fmsub_pd((__m256d)(a), _mm256_set1_pd(1), (__m256d)(b))
+#define MULADD(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#define MULADD1(a, b, c) __builtin_fma(a, b, c)
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))

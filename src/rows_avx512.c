@@ -14,6 +14,8 @@
 #define WIDTH 64
 #define STREAM(p, v) _mm512_stream_si512((__m512i *)(p), (__m512i)(v))
 #define MINUS(a, b) _mm512_fmsub_pd((__m512d)(a), _mm512_set1_pd(1), (__m512d)(b)) /* as in rows_avx2.c */
+#define MULADD(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#define MULADD1(a, b, c) __builtin_fma(a, b, c)
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))

@@ -13,7 +13,8 @@
 #define WIDEN(p) ((D){(p)[0], (p)[1]})
 #endif
 #define MINUS(a, b) ((D)(a) - (D)(b))
-
+#define MULADD(a, b, c) ((D)(a) * (D)(b) + (D)(c))
+#define MULADD1(a, b, c) ((a) * (b) + (c))
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) WIDEN(p)

@@ -10,6 +10,8 @@
 #define WIDTH 16
 #define STREAM(p, v) (*(U *)(p) = (v))
 #define MINUS(a, b) ((D)(a) - (D)(b))
+#define MULADD(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
+#define MULADD1(a, b, c) __builtin_fma(a, b, c)
 #define REAL float
 #define NAME(op) op##_f32
 #define LOAD(p) vcvt_f64_f32(vld1_f32(p))
