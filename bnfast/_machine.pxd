@@ -28,8 +28,8 @@ cdef extern from "rows.h" nogil:
 
     ctypedef struct rows_isa:
         const char *name
-        rows_table f32
-        rows_table f64
+        const rows_table *f32
+        const rows_table *f64
 
     const rows_isa *rows_select(const char *name)
     const rows_isa *rows_available(int i)

@@ -55,7 +55,7 @@ cdef const rows_isa *isa
 
 
 cdef const rows_table *table(bint wide) noexcept nogil:
-    return &isa.f64 if wide else &isa.f32
+    return isa.f64 if wide else isa.f32
 
 
 cdef void fence() noexcept nogil:

@@ -52,7 +52,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    rows_table f32, f64;
+    const rows_table *f32, *f64;
 } rows_isa;
 
 /* The ISA called `name`, or the widest one if name is NULL. NULL: unknown, or not on this CPU. */

@@ -26,7 +26,7 @@
 #define LOAD(p) _mm256_loadu_pd(p)
 #include "rows.inc"
 
-const rows_isa rows_avx2 = {"avx2", table_f32, table_f64};
+const rows_isa rows_avx2 = {"avx2", &table_f32, &table_f64};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

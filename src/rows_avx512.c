@@ -25,7 +25,7 @@
 #define LOAD(p) _mm512_loadu_pd(p)
 #include "rows.inc"
 
-const rows_isa rows_avx512 = {"avx512", table_f32, table_f64};
+const rows_isa rows_avx512 = {"avx512", &table_f32, &table_f64};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

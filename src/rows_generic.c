@@ -24,4 +24,4 @@
 #define LOAD(p) (*(const E *)(p))
 #include "rows.inc"
 
-const rows_isa rows_generic = {"generic", table_f32, table_f64};
+const rows_isa rows_generic = {"generic", &table_f32, &table_f64};

@@ -21,5 +21,5 @@
 #define LOAD(p) vld1q_f64(p)
 #include "rows.inc"
 
-const rows_isa rows_neon = {"neon", table_f32, table_f64};
+const rows_isa rows_neon = {"neon", &table_f32, &table_f64};
 #endif
