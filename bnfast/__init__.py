@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("bnfast is not built here; in its source tree, run: pip install -e .") from error
 
-from ._config import get_num_threads, set_num_threads, show_config
+from ._config import get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
 from ._moments import Moments
 from .functional import batch_norm, batch_norm_backward, moments, normalize, normalize_backward
 from .modules import BatchNorm
@@ -32,6 +32,8 @@ __all__ = [
     "moments",
     "normalize",
     "normalize_backward",
+    "release_memory",
     "set_num_threads",
+    "set_recycled_memory",
     "show_config",
 ]

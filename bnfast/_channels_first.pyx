@@ -27,7 +27,9 @@ from ._job cimport (
 from ._machine cimport fence, l2_bytes
 
 cdef enum:
-    CHUNK = 1 << 14  # elements, about; 64 KB of float32: some microseconds of work
+    CHUNK = 1 << 14  # elements in a chunk, at most; 64 KB of float32: some microseconds of work
+    LEAST = 1 << 10  # and at least, unless the channel is smaller
+    MANY = 1 << 10   # chunks in an array, at least, if they are not smaller than that
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
     GROUP = 64       # channels, at most, that are normalized together
 
@@ -40,11 +42,13 @@ cdef struct cut:
 
 
 cdef cut cut_channel(const job *j) noexcept nogil:
-    """The chunks of one channel, by shape alone."""
+    """The chunks of one channel, by shape alone: no larger than CHUNK, and enough of them for many threads."""
     cdef cut k
-    k.rows, k.pieces, k.width = max(CHUNK // j.inner, 1), 1, j.inner
-    if j.inner > CHUNK:
-        k.pieces = (j.inner + CHUNK - 1) // CHUNK
+    cdef int64_t n = j.outer * j.inner, pieces = max((n + CHUNK - 1) // CHUNK, MANY // j.channels)
+    pieces = max(min(pieces, n // LEAST), 1)
+    k.rows, k.pieces, k.width = (j.outer + pieces - 1) // pieces, 1, j.inner
+    if pieces > j.outer:
+        k.rows, k.pieces = 1, (pieces + j.outer - 1) // j.outer
         k.width = ((j.inner + k.pieces - 1) // k.pieces + 63) // 64 * 64
         k.pieces = (j.inner + k.width - 1) // k.width
     k.count = (j.outer + k.rows - 1) // k.rows * k.pieces
@@ -127,7 +131,8 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
 
 cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
-    cdef int64_t channels = last - first, tasks = channels * k.count, stride = j.channels * j.inner, c, i, t
+    cdef int64_t channels = last - first, tasks = channels * k.count, stride = j.channels * j.inner, c, i
+    cdef int t
     cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 1) * channels) * sizeof(double))
     if sums == NULL:
         return -1
@@ -137,8 +142,9 @@ cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last
     cdef block b
     for c in range(channels):
         shift[c] = job_shift(j, first + c)
-    for t in prange(tasks, num_threads=j.threads, schedule="static"):
-        sum_chunk(j, chunk_of(j, k, first + t // k.count, t % k.count), shift[t // k.count], sums + 2 * t)
+    for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
+            sum_chunk(j, chunk_of(j, k, first + i // k.count, i % k.count), shift[i // k.count], sums + 2 * i)
     for c in range(channels):
         total[0] = total[1] = 0
         for i in range(c * k.count, (c + 1) * k.count):
@@ -146,9 +152,10 @@ cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last
             total[1] += sums[2 * i + 1]
         job_finish(j, first + c, shift[c], total, coefs + JOB_COEFS * c)
     if job_has_output(j):
-        for t in prange(tasks, num_threads=j.threads, schedule="static"):
-            b = chunk_of(j, k, first + t // k.count, t % k.count)
-            apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (t // k.count), 0, 0)
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
+                b = chunk_of(j, k, first + i // k.count, i % k.count)
+                apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (i // k.count), 0, 0)
             if j.stream:
                 fence()
     free(sums)
@@ -188,6 +195,25 @@ cdef int infer(const job *j) noexcept nogil:
             apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
     free(coefs)
     return 0
+
+
+def shares(tuple view, int threads):
+    """How many elements each thread sums: the partition alone, for its test."""
+    cdef job j
+    cdef cut k
+    cdef block b
+    cdef int64_t whole, tasks, i, t
+    j.outer, j.channels, j.inner = view
+    k = cut_channel(&j)
+    whole = j.channels - j.channels % threads
+    tasks = (j.channels - whole) * k.count
+    found = []
+    for t in range(threads):
+        found.append(whole // threads * j.outer * j.inner)
+        for i in range(tasks * t // threads, tasks * (t + 1) // threads):
+            b = chunk_of(&j, &k, whole + i // k.count, i % k.count)
+            found[t] += b.rows * b.inner
+    return found
 
 
 cdef int run(const job *j) noexcept nogil:

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from . import _memory
 from ._kernels import any_negative, overlap, plain, same_start
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -126,7 +127,7 @@ def output(out, x, inputs):
     dy itself: the result is then made apart and copied, so that it is right.
     """
     if out is None:
-        y = np.empty(x.shape, x.dtype)
+        y = _memory.output(x)
         return y, y
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"out: got {type(out).__name__}, wants an ndarray")
@@ -135,8 +136,8 @@ def output(out, x, inputs):
     if not out.flags.writeable:
         raise ValueError("out: got a read-only array, wants a writeable one")
     if not plain(out):
-        return np.empty(x.shape, x.dtype), out
+        return _memory.output(x), out
     for given in inputs:
         if given is not None and overlap(out, given) and not (given.shape == out.shape and same_start(out, given)):
-            return np.empty(x.shape, x.dtype), out
+            return _memory.output(x), out
     return out, out

@@ -12,12 +12,11 @@ from ._job cimport (
     job,
     job_has_dy,
     job_has_sums,
-    job_item,
     job_pass,
     job_two_sweeps,
     job_vector,
 )
-from ._machine cimport ROWS_LINE, llc_bytes, table, threads_for
+from ._machine cimport llc_bytes, table, threads_for
 
 cnp.import_array()
 
@@ -76,10 +75,8 @@ cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
 
 cdef bint streams(const job *j, int64_t size) noexcept nogil:
     """Is the output, of `size` bytes, written past the cache? Then no line is read only to be overwritten, which pays
-    for what would not stay in the cache anyway; a second sweep also wants the room for its inputs. But runs that hold
-    few whole lines are better left to the cache, which puts their torn lines together."""
-    cdef int64_t footprint = size * (4 if job_two_sweeps(j) else 2)
-    return footprint > llc_bytes() and (j.inner == 1 or j.inner * job_item(j) >= 8 * ROWS_LINE)
+    for what would not stay in the cache anyway; a second sweep also wants the room for its inputs."""
+    return size * (4 if job_two_sweeps(j) else 2) > llc_bytes()
 
 
 def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,

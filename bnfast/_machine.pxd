@@ -18,9 +18,9 @@ cdef extern from "rows.h" nogil:
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int,
             int64_t) noexcept nogil
         void (*lane_sums)(
-            const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+            const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_affine)(
             void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
         void (*lane_grad)(

@@ -113,6 +113,7 @@ def _measure_caches():
 # Below this many elements a call is over before a second thread has woken up.
 cdef enum:
     SERIAL_ELEMENTS = 1 << 17
+    THREAD_ELEMENTS = 1 << 15  # and a further thread wants as much to do
 
 cdef int limit = 0             # set_num_threads(); 0: not set
 cdef int quota = 0             # whole CPUs the cgroup grants; 0: no limit, or OMP_NUM_THREADS is set
@@ -133,7 +134,13 @@ cdef int threads_for(int64_t elements, int asked) noexcept nogil:
     """How many threads a call over so many elements gets; asked: the caller's num_threads, 0 for the default."""
     if elements < SERIAL_ELEMENTS or not fork_safe or omp_in_parallel():
         return 1
-    return asked if asked else default_threads()
+    cdef int count = asked if asked else default_threads()
+    return <int> min(<int64_t> count, elements // THREAD_ELEMENTS)
+
+
+def threads_for_test(elements, asked):
+    """threads_for(), to be tested."""
+    return threads_for(elements, asked)
 
 
 def get_num_threads():

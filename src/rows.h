@@ -37,10 +37,11 @@ typedef struct {
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                      const double *k, int64_t kstep, int stream, int64_t ahead);
 
-    /* The sums for lanes, one shift a lane. sums: {first[lanes], second[lanes]}, added to. */
-    void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *sums);
+    /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. */
+    void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *first,
+                      double *second);
     void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
-                           const double *shift, double *sums);
+                           const double *shift, double *first, double *second);
 
     /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` elements of
        the element type for each coefficient, at least ROWS_LANES of them, and after it its own first ROWS_LINE bytes

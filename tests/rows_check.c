@@ -96,9 +96,9 @@ static int near(double got, long double exact, long double scale, double eps) {
                     for (int pass = 0; pass < 2; pass++) {                                                             \
                         memset(sums, 0, sizeof sums);                                                                  \
                         if (pass)                                                                                      \
-                            t->lane_grad_sums(dy + at, x + at, ROWS, n, stride, shift, sums);                          \
+                            t->lane_grad_sums(dy + at, x + at, ROWS, n, stride, shift, sums, sums + n);                \
                         else                                                                                           \
-                            t->lane_sums(x + at, ROWS, n, stride, shift, sums);                                        \
+                            t->lane_sums(x + at, ROWS, n, stride, shift, sums, sums + n);                              \
                         see(sums, sizeof sums);                                                                        \
                         for (int64_t c = 0; c < n; c++) {                                                              \
                             first = second = 0;                                                                        \

@@ -53,7 +53,7 @@ def test_wheel(tmp_path):
     plain = {re.sub(r"\.[^/]*\.so$", ".so", name) for name in names}
     python = {f"bnfast/{path.name}" for path in (ROOT / "bnfast").glob("*.py*") if path.suffix in (".py", ".pyi")}
     assert plain == python | {"bnfast/py.typed"} | {
-        f"bnfast/{name}.so" for name in ("_machine", "_channels_first", "_channels_last", "_kernels")
+        f"bnfast/{name}.so" for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_kernels")
     }
     assert wheel.stat().st_size < 3 << 20
 

@@ -1,0 +1,229 @@
+"""Outputs that leave their memory to the next ones."""
+
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import bnfast
+
+SHAPE = (8, 64, 40, 40)  # 3.3 MB
+
+
+@pytest.fixture(autouse=True)
+def stock():
+    """A limit of 64 MiB, and nothing kept."""
+    before = bnfast.show_config("dicts")["recycled_limit"]
+    bnfast.set_recycled_memory(64 << 20)
+    bnfast.release_memory()
+    yield
+    bnfast.set_recycled_memory(before)
+    bnfast.release_memory()
+
+
+def held():
+    return bnfast.show_config("dicts")["recycled_bytes"]
+
+
+def data(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def test_memory_comes_back():
+    x = data()
+    y, _ = bnfast.batch_norm(x)
+    assert y.flags.owndata
+    assert held() == 0
+    where, wanted = y.ctypes.data, y.copy()
+    del y
+    assert held() >= x.nbytes
+    again, _ = bnfast.batch_norm(x)
+    assert again.ctypes.data == where
+    assert held() == 0
+    np.testing.assert_array_equal(again, wanted)
+
+
+def test_a_view_keeps_its_memory():
+    x = data()
+    y, _ = bnfast.batch_norm(x)
+    view, wanted = y[2, 3], y[2, 3].copy()
+    del y
+    assert held() == 0
+    bnfast.batch_norm(data(1))
+    np.testing.assert_array_equal(view, wanted)
+    del view
+    assert held() > 0
+
+
+def test_the_limit_holds():
+    x = data()
+    outputs = [bnfast.batch_norm(x)[0] for _ in range(40)]
+    outputs.clear()
+    assert x.nbytes < held() <= 64 << 20
+    bnfast.set_recycled_memory(2 * x.nbytes)
+    assert held() <= 2 * x.nbytes
+    bnfast.set_recycled_memory(0)
+    assert held() == 0
+    del outputs
+    bnfast.batch_norm(x)
+    assert held() == 0
+
+
+def test_many_sizes_push_out_the_oldest():
+    for n in range(1, 50):
+        bnfast.batch_norm(data(shape=(n, 16, 128, 128)))
+    assert 0 < held() <= 64 << 20
+
+
+def test_small_outputs_are_left_to_numpy():
+    bnfast.batch_norm(data(shape=(8, 16, 8, 8)))
+    assert held() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_pass_and_dtype(dtype):
+    x, dy = data().astype(dtype), data(1).astype(dtype)
+    m = bnfast.moments(x)
+    for call in (
+        lambda: bnfast.normalize(x, m.mean, m.var),
+        lambda: bnfast.batch_norm_backward(dy, x, m)[0],
+        lambda: bnfast.normalize_backward(dy, x, m.mean, m.var)[0],
+    ):
+        bnfast.release_memory()
+        first = call().copy()
+        assert held() >= x.nbytes
+        np.testing.assert_array_equal(call(), first)
+
+
+def test_resize():
+    x = data()
+    y, _ = bnfast.batch_norm(x)
+    wanted = y.copy()
+    y.resize((16, *SHAPE[1:]), refcheck=False)
+    np.testing.assert_array_equal(y[:8], wanted)
+    assert not y[8:].any()
+    y.resize(100, refcheck=False)
+    np.testing.assert_array_equal(y, wanted.ravel()[:100])
+    del y
+    assert held() > 0
+
+
+def test_tracemalloc_sees_the_memory():
+    x = data()
+    bnfast.batch_norm(x)
+    tracemalloc.start()
+    try:
+        y, _ = bnfast.batch_norm(x)
+        assert tracemalloc.get_traced_memory()[0] >= x.nbytes
+        del y
+        assert tracemalloc.get_traced_memory()[0] < x.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_threads():
+    x = [data(seed) for seed in range(4)]
+    wanted = [bnfast.batch_norm(a)[0] for a in x]
+    wrong = []
+
+    def work(i):
+        for _ in range(100):
+            y, _ = bnfast.batch_norm(x[i], num_threads=1)
+            if not np.array_equal(y, wanted[i]):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert held() <= 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(-1, ValueError), (1 << 64, ValueError), ("1", TypeError), (1.5, TypeError)]
+)
+def test_a_bad_limit(limit, error):
+    with pytest.raises(error, match="limit: got"):
+        bnfast.set_recycled_memory(limit)
+
+
+def python(script, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+PROGRAM = """
+import numpy as np, bnfast
+x = np.ones((8, 64, 40, 40), np.float32)
+bnfast.batch_norm(x)
+print(bnfast.show_config("dicts")["recycled_bytes"] // x.nbytes)
+"""
+
+
+@pytest.mark.parametrize(("value", "kept"), [("0", "0"), ("100000000", "1"), ("1000", "0")])
+def test_the_environment_sets_the_limit(value, kept):
+    done = python(PROGRAM, BNFAST_RECYCLE=value)
+    assert (done.stdout.strip(), done.stderr) == (kept, "")
+
+
+def test_a_bad_environment():
+    assert (
+        "ImportError: BNFAST_RECYCLE='much': wants a number of bytes" in python(PROGRAM, BNFAST_RECYCLE="much").stderr
+    )
+
+
+def test_a_forked_child_and_the_end_of_the_interpreter():
+    script = """
+import os, threading, numpy as np, bnfast
+x = np.ones((8, 64, 40, 40), np.float32)
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        bnfast.batch_norm(x, num_threads=1)
+worker = threading.Thread(target=work)
+worker.start()
+for _ in range(20):
+    pid = os.fork()
+    if not pid:
+        keep = [bnfast.batch_norm(x, num_threads=1)[0] for _ in range(3)]
+        os._exit(0 if not keep[2].any() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+stop.set()
+worker.join()
+keep = bnfast.batch_norm(x)[0]  # freed after the modules
+print("done")
+"""
+    done = python("import warnings; warnings.simplefilter('ignore')\n" + script)
+    assert (done.stdout.strip(), done.returncode) == ("done", 0), done.stderr
+
+
+def test_when_memory_runs_out_what_is_kept_is_given_back():
+    script = """
+import resource, numpy as np, bnfast
+x = np.ones((16, 64, 100, 100), np.float32)  # 41 MB
+y = np.ones((19, 64, 100, 100), np.float32)
+bnfast.set_recycled_memory(1 << 30)
+bnfast.batch_norm(x, num_threads=1)
+kept = bnfast.show_config("dicts")["recycled_bytes"]
+assert kept >= x.nbytes
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + y.nbytes // 2,) * 2)
+z = bnfast.batch_norm(y, num_threads=1)[0]  # fits only where the kept block was
+assert bnfast.show_config("dicts")["recycled_bytes"] == 0
+try:
+    bnfast.batch_norm(y, num_threads=1)
+except MemoryError:
+    del z
+    assert not bnfast.batch_norm(y, num_threads=1)[0].any()
+    print("done")
+"""
+    done = python(script)
+    assert (done.stdout.strip(), done.stderr) == ("done", "")
