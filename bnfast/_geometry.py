@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from . import _memory
-from ._kernels import any_negative, overlap, plain, same_start
+from ._kernels import any_negative, overlap, plain, ready, same_start
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -35,6 +35,35 @@ def view(shape, axis):
     outer, channels, inner = math.prod(shape[:index]), shape[index], math.prod(shape[index + 1 :])
     # One channel is one run; nothing follows the channels: each row is a row of lanes.
     return (1, 1, outer * inner) if channels == 1 and outer * inner else (outer, channels, inner)
+
+
+def prepare(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, *, training=False, frozen=False):
+    """Everything a kernel takes, checked.
+
+    (view, x, dy, the array to compute into, the one to return, gamma, beta, mean, var, eps, threads).
+    training: one value a channel is too few. frozen: mean and var are the caller's, not ours.
+    """
+    absent = frozen and (mean is None or var is None)
+    axes = None if absent else ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads)
+    if axes:
+        out = _memory.output(x) if out is None else out
+        return axes, x, dy, out, out, gamma, beta, mean, var, eps, num_threads or 0
+    x = array("x", x)
+    if dy is not None:
+        dy = twin("dy", dy, x)
+    axes = view(x.shape, axis)
+    channels = axes[1]
+    if frozen:
+        mean = statistic("mean", mean, channels)
+        var = variance("var", var, channels)
+    gamma = vector("gamma", gamma, channels)
+    beta = vector("beta", beta, channels)
+    eps = epsilon(eps)
+    threads = thread_count("num_threads", num_threads)
+    if training and axes[0] * axes[2] == 1:
+        raise ValueError(f"x: got one value a channel (shape {x.shape}), wants at least 2 to train on")
+    target, out = output(out, x, (x, dy, gamma, beta, mean, var))
+    return axes, x, dy, target, out, gamma, beta, mean, var, eps, threads
 
 
 def array(name, value):

@@ -1,5 +1,6 @@
 """From checked arrays to a job, and the job to the schedule of its layout. The arrays are trusted: _geometry checks."""
 cimport numpy as cnp
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from . cimport _channels_first, _channels_last
@@ -27,31 +28,27 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_CheckExact(object)
     bint PyArray_ISCARRAY_RO(cnp.ndarray)
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
+    bint PyArray_ISWRITEABLE(cnp.ndarray)
 
 
 def plain(array):
     """Is this an exact ndarray, C-contiguous, aligned, of native float32 or float64?"""
-    return (
-        PyArray_CheckExact(array)
-        and PyArray_ISCARRAY_RO(array)
-        and (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 or cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64)
-        and PyArray_ISNOTSWAPPED(array)
-    )
+    return is_plain(array)
 
 
-def overlap(cnp.ndarray a, cnp.ndarray b):
+cpdef bint overlap(cnp.ndarray a, cnp.ndarray b):
     """Do two C-contiguous arrays share memory?"""
     cdef char *pa = cnp.PyArray_BYTES(a)
     cdef char *pb = cnp.PyArray_BYTES(b)
     return pa < pb + cnp.PyArray_NBYTES(b) and pb < pa + cnp.PyArray_NBYTES(a)
 
 
-def same_start(cnp.ndarray a, cnp.ndarray b):
+cpdef bint same_start(cnp.ndarray a, cnp.ndarray b):
     """Do two arrays begin at the same address?"""
     return cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b)
 
 
-def any_negative(cnp.ndarray vector):
+cpdef bint any_negative(cnp.ndarray vector):
     """Is any value of a plain vector below zero?"""
     cdef job_vector v = vector_of(vector)
     cdef int64_t i
@@ -59,6 +56,81 @@ def any_negative(cnp.ndarray vector):
         if (<double *> v.data)[i] < 0 if v.wide else (<float *> v.data)[i] < 0:
             return True
     return False
+
+
+cdef bint is_plain(x):
+    """Is x what plain() says?"""
+    return (
+        PyArray_CheckExact(x)
+        and PyArray_ISCARRAY_RO(x)
+        and (cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 or cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64)
+        and PyArray_ISNOTSWAPPED(x)
+    )
+
+
+cdef bint is_twin(a, cnp.ndarray x):
+    """Is `a` a plain array of the shape and dtype of x?"""
+    cdef int i
+    if not is_plain(a) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(x) or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(x):
+        return False
+    for i in range(cnp.PyArray_NDIM(x)):
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(x, i):
+            return False
+    return True
+
+
+cdef bint is_vector(v, cnp.npy_intp channels, out):
+    """Is v absent, or a plain vector that shares no memory with out?"""
+    if v is None:
+        return True
+    return (
+        is_plain(v)
+        and cnp.PyArray_NDIM(v) == 1
+        and cnp.PyArray_DIM(v, 0) == channels
+        and (out is None or not overlap(v, out))
+    )
+
+
+def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
+    """(outer, channels, inner) if every argument can be used just as it is, else None: a quick look, so that the
+    common call does not pay for the checks, conversions and messages of _geometry, which then decides."""
+    cdef cnp.npy_intp outer = 1, channels, inner = 1
+    cdef int i, at, ndim
+    if not (is_plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
+        return None
+    if num_threads is not None and not (type(num_threads) is int and 0 < num_threads <= 1 << 15):
+        return None
+    ndim = cnp.PyArray_NDIM(x)
+    if ndim < 2 or not -ndim <= axis < ndim:
+        return None
+    at = axis
+    if at < 0:
+        at += ndim
+    for i in range(at):
+        outer *= cnp.PyArray_DIM(x, i)
+    for i in range(at + 1, ndim):
+        inner *= cnp.PyArray_DIM(x, i)
+    channels = cnp.PyArray_DIM(x, at)
+    if channels < 2 or outer * inner < 2:  # one channel has a view of its own; empty and single need words
+        return None
+    if out is not None and not (
+        is_twin(out, x) and PyArray_ISWRITEABLE(out) and (same_start(out, x) or not overlap(out, x))
+    ):
+        return None
+    if dy is not None and not (
+        is_twin(dy, x) and (out is None or same_start(out, dy) or not overlap(out, dy))
+    ):
+        return None
+    if not (
+        is_vector(gamma, channels, out)
+        and is_vector(beta, channels, out)
+        and is_vector(mean, channels, out)
+        and is_vector(var, channels, out)
+    ):
+        return None
+    if var is not None and any_negative(var):
+        return None
+    return outer, channels, inner
 
 
 cdef inline job_vector vector_of(cnp.ndarray array):
@@ -71,6 +143,23 @@ cdef inline job_vector vector_of(cnp.ndarray array):
 
 cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
     return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32, 0)
+
+
+def blend(cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarray m2, double divisor, double keep):
+    """New running (mean, var): keep * old + (1 - keep) * (mean, m2 / divisor). All float64, of one length."""
+    cdef cnp.npy_intp c, channels = cnp.PyArray_SIZE(mean)
+    cdef cnp.ndarray new_mean = new_vector(channels, True), new_var = new_vector(channels, True)
+    cdef double *a = <double *> cnp.PyArray_DATA(new_mean)
+    cdef double *b = <double *> cnp.PyArray_DATA(new_var)
+    cdef double *p = <double *> cnp.PyArray_DATA(old_mean)
+    cdef double *q = <double *> cnp.PyArray_DATA(old_var)
+    cdef double *r = <double *> cnp.PyArray_DATA(mean)
+    cdef double *s = <double *> cnp.PyArray_DATA(m2)
+    cdef double new = 1 - keep
+    for c in range(channels):  # 0 * NaN is NaN: a weight of nothing takes nothing
+        a[c] = (keep * p[c] if keep else 0) + (new * r[c] if new else 0)
+        b[c] = (keep * q[c] if keep else 0) + (new * (s[c] / divisor) if new else 0)
+    return new_mean, new_var
 
 
 cdef bint streams(const job *j, int64_t size) noexcept nogil:

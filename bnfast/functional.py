@@ -82,19 +82,12 @@ def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_thre
     >>> moments.mean
     array([ 2., 20.])
     """
-    x = geometry.array("x", x)
-    axes = geometry.view(x.shape, axis)
-    outer, channels, inner = axes
-    gamma = geometry.vector("gamma", gamma, channels)
-    beta = geometry.vector("beta", beta, channels)
-    eps = geometry.epsilon(eps)
-    threads = geometry.thread_count("num_threads", num_threads)
-    count = outer * inner
-    if count == 1:
-        raise ValueError(f"x: got one value a channel (shape {x.shape}), wants at least 2 to train on")
-    target, y = geometry.output(out, x, (x, gamma, beta))
+    axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
+        x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=True
+    )
+    count = axes[0] * axes[2]
     if not x.size:
-        return y, _empty_moments(count, channels)
+        return y, _empty_moments(count, axes[1])
     mean, m2 = kernels.run(kernels.TRAIN, axes, x, None, target, gamma, beta, None, None, 1.0, eps, threads)
     if target is not y:
         y[...] = target
@@ -139,16 +132,9 @@ def normalize(x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None
     array([[ 0., -2.],
            [ 1.,  2.]], dtype=float32)
     """
-    x = geometry.array("x", x)
-    axes = geometry.view(x.shape, axis)
-    channels = axes[1]
-    mean = geometry.statistic("mean", mean, channels)
-    var = geometry.variance("var", var, channels)
-    gamma = geometry.vector("gamma", gamma, channels)
-    beta = geometry.vector("beta", beta, channels)
-    eps = geometry.epsilon(eps)
-    threads = geometry.thread_count("num_threads", num_threads)
-    target, y = geometry.output(out, x, (x, mean, var, gamma, beta))
+    axes, x, _, target, y, gamma, beta, mean, var, eps, threads = geometry.prepare(
+        x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
+    )
     if x.size:
         kernels.run(kernels.INFER, axes, x, None, target, gamma, beta, mean, var, 1.0, eps, threads)
     if target is not y:
@@ -202,20 +188,9 @@ def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
     >>> bool(abs(dx.sum()) < 1e-12), dbeta
     (True, array([1.]))
     """
-    x = geometry.array("x", x)
-    dy = geometry.twin("dy", dy, x)
-    axes = geometry.view(x.shape, axis)
-    outer, channels, inner = axes
     if not isinstance(moments, Moments):
         raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that batch_norm returned")
-    if moments.mean.size != channels or moments.count != outer * inner:
-        raise ValueError(
-            f"moments: got {moments.mean.size} channels of {moments.count} values, "
-            f"wants {channels} of {outer * inner}, as x has"
-        )
-    return _backward(
-        kernels.GRAD, dy, x, axes, gamma, moments.mean, moments.m2, float(moments.count), eps, out, num_threads
-    )
+    return _backward(dy, x, axis, gamma, moments.mean, moments.m2, moments, eps, out, num_threads)
 
 
 @_documented
@@ -261,20 +236,25 @@ def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=No
     (array([[3.],
            [3.]]), array([1.]), array([2.]))
     """
-    x = geometry.array("x", x)
-    dy = geometry.twin("dy", dy, x)
-    axes = geometry.view(x.shape, axis)
-    mean = geometry.statistic("mean", mean, axes[1])
-    var = geometry.variance("var", var, axes[1])
-    return _backward(kernels.GRAD_FROZEN, dy, x, axes, gamma, mean, var, 1.0, eps, out, num_threads)
+    return _backward(dy, x, axis, gamma, mean, var, None, eps, out, num_threads)
 
 
-def _backward(op, dy, x, axes, gamma, mean, var, var_count, eps, out, num_threads):
-    channels = axes[1]
-    gamma = geometry.vector("gamma", gamma, channels)
-    eps = geometry.epsilon(eps)
-    threads = geometry.thread_count("num_threads", num_threads)
-    target, dx = geometry.output(out, x, (dy, x, gamma, mean, var))
+def _backward(dy, x, axis, gamma, mean, var, moments, eps, out, num_threads):
+    """Through the batch's own moments, or, without them, with mean and var as constants."""
+    if dy is None:
+        raise TypeError("dy: got None, wants an array like x")
+    axes, x, dy, target, dx, gamma, _, mean, var, eps, threads = geometry.prepare(
+        x, axis, dy, out, gamma, None, mean, var, eps, num_threads, frozen=moments is None
+    )
+    outer, channels, inner = axes
+    op, var_count = kernels.GRAD_FROZEN, 1.0
+    if moments is not None:
+        op, var_count = kernels.GRAD, float(moments.count)
+        if mean.size != channels or moments.count != outer * inner:
+            raise ValueError(
+                f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {outer * inner}, "
+                "as x has"
+            )
     if x.size:
         dgamma, dbeta = kernels.run(op, axes, x, dy, target, gamma, None, mean, var, var_count, eps, threads)
     else:

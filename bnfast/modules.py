@@ -8,6 +8,7 @@ import threading
 import numpy as np
 
 from . import functional as F
+from ._kernels import blend
 
 
 class BatchNorm:
@@ -172,20 +173,16 @@ class BatchNorm:
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, out=out, num_threads=num_threads
             )
             saved = mean, var
-        self._saved = None if out is not None and np.may_share_memory(out, x) else (x, saved)
+        self._saved = None if out is not None and (out is x or np.may_share_memory(out, x)) else (x, saved)
         return y
 
     def _update(self, moments):
-        var = moments.var_unbiased if self.unbiased else moments.var
+        divisor = moments.count - 1 if self.unbiased else moments.count
         with self._lock:
             old_mean, old_var, batches = self._running
             batches += 1
             keep = 1 - 1 / batches if self.momentum is None else self.momentum
-            new = 1 - keep
-            # 0 * NaN is NaN: a weight of nothing takes nothing.
-            mean = keep * old_mean + new * moments.mean if keep and new else (old_mean if keep else moments.mean)
-            var = keep * old_var + new * var if keep and new else (old_var if keep else var)
-            self._running = mean, var, batches
+            self._running = *blend(old_mean, old_var, moments.mean, moments.m2, divisor, keep), batches
 
     def backward(self, dy, out=None, *, num_threads=None):
         """The gradient by x of the last call, given the one by its result; sets dgamma and dbeta.
