@@ -10,7 +10,8 @@ import numpy as np
 
 from . import BatchNorm, show_config
 
-DEMO_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
+TRAIN_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
+PLOT_NEEDS = {"matplotlib": "matplotlib"}
 
 # The same numbers in both layouts: two channels, means 3 and 7, variance 1.5.
 EXAMPLE_NHWC = [[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]]
@@ -36,10 +37,16 @@ def example(_args):
     return 0
 
 
-def train(args):
-    missing = [package for module, package in DEMO_NEEDS.items() if importlib.util.find_spec(module) is None]
+def lacks(what, needs):
+    """Say which packages are missing; needs: {module: package}."""
+    missing = [package for module, package in needs.items() if importlib.util.find_spec(module) is None]
     if missing:
-        print(f'train needs {", ".join(missing)}; install with: pip install "bnfast[demo]"', file=sys.stderr)
+        print(f'{what} needs {", ".join(missing)}; install with: pip install "bnfast[demo]"', file=sys.stderr)
+    return bool(missing)
+
+
+def train(args):
+    if lacks("train", TRAIN_NEEDS):
         return 1
     from . import _digits
 
@@ -48,9 +55,13 @@ def train(args):
 
 
 def bench(args):
+    if args.plot and lacks("bench --plot", PLOT_NEEDS):
+        return 1
     from . import _bench
 
-    _bench.run(args.shapes, args.axis, args.dtype, args.threads, args.seconds)
+    times = _bench.run(args.shapes, args.axis, args.dtype, args.threads, args.seconds)
+    if args.plot:
+        _bench.plot(times, args.plot)
     return 0
 
 
@@ -93,7 +104,7 @@ def main(argv=None):
         (info, "what the library runs on"),
         (example, "two small arrays, both layouts"),
         (train, "a small CNN on handwritten digits, with and without batch normalization"),
-        (bench, "time forward, inference and backward beside the NumPy formula"),
+        (bench, "time forward, inference and backward beside the memory limit and the peers that are installed"),
     ):
         add[function] = commands.add_parser(
             function.__name__, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -108,7 +119,8 @@ def main(argv=None):
     options.add_argument("--axis", type=int, default=1, help="the channel axis: 1 is NCHW, -1 is NHWC")
     options.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     options.add_argument("--threads", type=positive(int), default=None, help="threads (absent: all that are granted)")
-    options.add_argument("--seconds", type=positive(float), default=1.0, help="for each pass of each shape")
+    options.add_argument("--seconds", type=positive(float), default=0.5, help="for each shape, pass and contestant")
+    options.add_argument("--plot", metavar="FILE.png", help="draw the fraction of the memory limit that each reaches")
 
     everything_defaults = {**vars(add[train].parse_args([])), **vars(add[bench].parse_args([]))}
     parser.set_defaults(**{**everything_defaults, "function": everything})

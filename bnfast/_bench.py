@@ -1,73 +1,63 @@
-"""Timing beside the plain NumPy formula, in turns, the best of each."""
+"""What the command `bench` shows: a table of best times, and a chart of the fraction of the memory limit reached."""
 
 from __future__ import annotations
 
-import time
+from contextlib import ExitStack, closing
+from itertools import product
 
-import numpy as np
+from ._config import get_num_threads
+from ._measure import PEERS, Contestant, in_turns, installed
 
-from . import functional as F
-
-
-def passes(shape, axis, dtype, num_threads):
-    """{pass: (bnfast call, NumPy call)}, each writing into memory that is there already where it can."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(shape).astype(dtype)
-    dy = rng.standard_normal(shape).astype(dtype)
-    channels = x.shape[axis]
-    gamma, beta, mean, var = (np.full(channels, v, dtype) for v in (1.1, 0.1, 0.2, 1.3))
-    axes = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    view = [1] * x.ndim
-    view[axis] = channels
-    g, b, m, v = (a.reshape(view) for a in (gamma, beta, mean, var))
-    out = np.zeros_like(x)
-    _, moments = F.batch_norm(x, gamma, beta, axis=axis)
-    common = dict(axis=axis, out=out, num_threads=num_threads)
-
-    def numpy_forward():
-        centered = x - x.mean(axes, keepdims=True)
-        inv = 1 / np.sqrt((centered * centered).mean(axes, keepdims=True) + 1e-5)
-        return centered * (g * inv) + b
-
-    def numpy_inference():
-        scale = g / np.sqrt(v + 1e-5)
-        return x * scale + (b - m * scale)
-
-    def numpy_backward():
-        inv = 1 / np.sqrt(moments.var.astype(dtype).reshape(view) + 1e-5)
-        xhat = (x - moments.mean.astype(dtype).reshape(view)) * inv
-        dbeta, dgamma = dy.mean(axes, keepdims=True), (dy * xhat).mean(axes, keepdims=True)
-        return g * inv * (dy - dbeta - xhat * dgamma)
-
-    return {
-        "forward": (lambda: F.batch_norm(x, gamma, beta, **common), numpy_forward),
-        "inference": (lambda: F.normalize(x, mean, var, gamma, beta, **common), numpy_inference),
-        "backward": (lambda: F.batch_norm_backward(dy, x, moments, gamma, **common), numpy_backward),
-    }
+PASSES = ("forward", "inference", "backward")
 
 
-def compare(calls, seconds=1.0):
-    """Best time of each call in ms, taken in turns so that a busy moment of the machine meets all of them."""
-    best = [np.inf] * len(calls)
-    end = time.perf_counter() + seconds
-    turns = 0
-    while turns < 3 or time.perf_counter() < end:
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - start)
-        turns += 1
-    return [t * 1e3 for t in best]
-
-
-def run(shapes, axis, dtype, num_threads, seconds=1.0):
-    """Print a table; returns {(shape, pass): speed-up}."""
-    ratios = {}
-    print(f"{'shape':<20}{'pass':<12}{'bnfast':>12}{'NumPy':>12}{'speed-up':>12}   ms, {dtype}, axis {axis}")
-    for shape in shapes:
-        for name, calls in passes(shape, axis, dtype, num_threads).items():
-            ours, numpys = compare(calls, seconds)
-            ratios[shape, name] = numpys / ours
+def run(shapes, axis, dtype, num_threads, seconds=0.5):
+    """Print a table; returns {(shape, pass): {who: ms}}."""
+    peers = [peer for peer in PEERS if installed(peer)]
+    columns = ["bnfast", "limit", *peers]
+    heads = "".join(f"{who:>10}" for who in [*columns, "of limit", "speed-up"])
+    print(f"{'shape':<18}{'pass':<10}{heads}   ms, {dtype}, axis {axis}")
+    threads = num_threads or get_num_threads()
+    times = {}
+    with ExitStack() as stack:
+        contestants = [stack.enter_context(closing(Contestant(who))) for who in columns]
+        for shape, name in product(shapes, PASSES):
+            best = in_turns(contestants, (shape, axis, dtype, threads), name, seconds)
+            ms = {who: 1e3 * t for who, t in zip(columns, best, strict=True)}
             label = "x".join(map(str, shape))
-            print(f"{label:<20}{name:<12}{ours:>12.3f}{numpys:>12.3f}{numpys / ours:>11.1f}x", flush=True)
-    return ratios
+            times[label, name] = ms
+            cells = "".join(f"{ms[who]:>10.3f}" for who in columns)
+            of_limit, speed_up = ms["limit"] / ms["bnfast"], ms["NumPy"] / ms["bnfast"]
+            print(f"{label:<18}{name:<10}{cells}{of_limit:>10.0%}{speed_up:>9.1f}x", flush=True)
+    return times
+
+
+def plot(times, picture):
+    """Draw the fraction of the memory limit that each reached: a panel for a pass, a group of bars for a shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys(shape for shape, _ in times))
+    whose = [who for who in next(iter(times.values())) if who != "limit"]
+    width = 0.8 / len(whose)
+    figure, axes = plt.subplots(
+        len(PASSES), sharex=True, sharey=True, figsize=(3 + 1.3 * len(shapes), 7), layout="constrained"
+    )
+    for axis, name in zip(axes, PASSES, strict=True):
+        for i, who in enumerate(whose):
+            reached = [times[shape, name]["limit"] / times[shape, name][who] for shape in shapes]
+            places = [place + (i + 0.5) * width - 0.4 for place in range(len(shapes))]
+            bars = axis.bar(places, reached, width, label=who)
+            axis.bar_label(bars, fmt="{:.0%}", fontsize=8)
+        axis.axhline(1, color="black", linewidth=1, linestyle="--")
+        axis.set_title(name, loc="left")
+        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.margins(y=0.15)
+    axes[-1].set_xticks(range(len(shapes)), shapes)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(whose))
+    figure.supylabel("of the memory limit: a copy that moves as many bytes")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    print(f"fraction of the memory limit: {picture}")

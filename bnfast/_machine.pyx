@@ -138,8 +138,8 @@ cdef int threads_for(int64_t elements, int asked) noexcept nogil:
     return <int> min(<int64_t> count, elements // THREAD_ELEMENTS)
 
 
-def threads_for_test(elements, asked):
-    """threads_for(), to be tested."""
+def call_threads(elements, asked):
+    """How many threads a call over so many elements gets; asked: 0 for the default."""
     return threads_for(elements, asked)
 
 

@@ -15,7 +15,7 @@ typedef enum {
     JOB_TRAIN,       /* x -> mean, m2, then out = (x - mean) * a + beta           sums, then apply */
     JOB_INFER,       /* x, mean, var -> out                                       apply */
     JOB_GRAD,        /* dy, x, mean, m2 -> out = dx, dgamma, dbeta                sums, then apply */
-    JOB_GRAD_FROZEN  /* dy, x, mean, var -> out = dx, dgamma, dbeta               sums and apply in one sweep */
+    JOB_GRAD_FROZEN  /* dy, x, mean, var -> out = dx, dgamma, dbeta               sums, and apply without them */
 } job_pass;
 
 /* One value a channel: float32 or float64 (wide). data NULL: absent. */
@@ -56,7 +56,7 @@ static inline void job_set(job_vector v, int64_t c, double value) {
 static inline int job_has_sums(const job *j) { return j->pass != JOB_INFER; }
 static inline int job_has_output(const job *j) { return j->pass != JOB_MOMENTS; }
 static inline int job_has_dy(const job *j) { return j->pass == JOB_GRAD || j->pass == JOB_GRAD_FROZEN; }
-/* Do the coefficients need the sums? Else one sweep does both. */
+/* Do the coefficients need the sums? Then the inputs are read twice. */
 static inline int job_two_sweeps(const job *j) { return j->pass == JOB_TRAIN || j->pass == JOB_GRAD; }
 static inline int64_t job_item(const job *j) { return j->wide ? sizeof(double) : sizeof(float); }
 

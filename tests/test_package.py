@@ -79,12 +79,6 @@ def test_info_and_example():
     assert done.stdout.count("[0.3 0.7]") == 2
 
 
-def test_bench():
-    done = run("bench", "4x8x6x6", "16x5", "--seconds", "0.01", "--threads", "1", "--dtype", "float64", "--axis", "-1")
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"(forward|inference|backward) .*x$", done.stdout, re.M)) == 6
-
-
 @pytest.mark.parametrize(
     "arguments", [["bench", "4y8"], ["bench", "--threads", "0"], ["train", "--epochs", "-1"], ["x"]]
 )
@@ -101,9 +95,11 @@ def test_help(name):
 
 
 def test_missing_demo_packages_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(command, "DEMO_NEEDS", {"no_such_module": "no-such-package"})
-    assert command.main(["train"]) == 1
-    assert 'train needs no-such-package; install with: pip install "bnfast[demo]"' in capsys.readouterr().err
+    for needs in ("TRAIN_NEEDS", "PLOT_NEEDS"):
+        monkeypatch.setattr(command, needs, {"no_such_module": "no-such-package"})
+    for what, arguments in (("train", ["train"]), ("bench --plot", ["bench", "--plot", "x.png"])):
+        assert command.main(arguments) == 1
+        assert f'{what} needs no-such-package; install with: pip install "bnfast[demo]"' in capsys.readouterr().err
 
 
 def test_digits(tmp_path):

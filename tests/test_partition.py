@@ -16,7 +16,7 @@ SHAPES = [(n, c, side) for n in (1, 32) for c, side in RESNET] + AWKWARD
 def test_threads_get_equal_parts(n, channels, side, layout):
     size = n * channels * side * side
     for asked in range(1, 65):
-        threads = _machine.threads_for_test(size, asked)
+        threads = _machine.call_threads(size, asked)
         if layout == "nchw" or channels == 1:
             view = (n, channels, side * side) if channels > 1 else (1, 1, n * side * side)
             shares = _channels_first.shares(view, threads)
@@ -27,6 +27,6 @@ def test_threads_get_equal_parts(n, channels, side, layout):
 
 
 def test_small_work_stays_on_few_threads():
-    assert _machine.threads_for_test(8 * 16 * 8 * 8, 64) == 1
-    assert _machine.threads_for_test(1 << 18, 64) == 8
-    assert _machine.threads_for_test(1 << 30, 64) == 64
+    assert _machine.call_threads(8 * 16 * 8 * 8, 64) == 1
+    assert _machine.call_threads(1 << 18, 64) == 8
+    assert _machine.call_threads(1 << 30, 64) == 64

@@ -1,0 +1,40 @@
+"""Time: every shape; layouts and dtypes, then threads, on a few; the import. Results go to memory that is there."""
+
+from . import MAIN, SHAPES, TYPICAL, case, measure
+
+
+class _Pass:
+    def time_pass(self, *_):
+        self.call()
+
+
+class Shapes(_Pass):
+    """NCHW, float32, all threads."""
+
+    params = [SHAPES, MAIN]
+    param_names = ["shape", "pass"]
+
+    def setup(self, shape, name):
+        self.call = measure.Case(*case(shape)).bnfast(name)
+
+
+class Layouts(_Pass):
+    params = [TYPICAL[:2], list(measure.PASSES), ["nchw", "nhwc"], ["float32", "float64"]]
+    param_names = ["shape", "pass", "layout", "dtype"]
+
+    def setup(self, shape, name, layout, dtype):
+        self.call = measure.Case(*case(shape, layout, dtype)).bnfast(name)
+
+
+class Threads(_Pass):
+    params = [TYPICAL[:1], MAIN, ["nchw", "nhwc"], [1, 2, 4, 8]]
+    param_names = ["shape", "pass", "layout", "threads"]
+
+    def setup(self, shape, name, layout, threads):
+        if threads > measure.bnfast.get_num_threads():
+            raise NotImplementedError("more threads than this machine grants")
+        self.call = measure.Case(*case(shape, layout, threads=threads)).bnfast(name)
+
+
+def timeraw_import():
+    return "import bnfast", "import numpy"
