@@ -6,6 +6,8 @@ import operator
 
 import numpy as np
 
+_new = object.__new__
+
 
 class Moments:
     """Count, mean and summed squared deviation of each channel.
@@ -54,8 +56,10 @@ class Moments:
     @classmethod
     def _of(cls, count, mean, m2):
         """From float64 arrays that are ours to keep: no check, no copy."""
-        self = object.__new__(cls)
-        self.count, self.mean, self.m2 = count, mean, m2
+        self = _new(cls)
+        self.count = count
+        self.mean = mean
+        self.m2 = m2
         return self
 
     @property

@@ -173,7 +173,7 @@ class BatchNorm:
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, out=out, num_threads=num_threads
             )
             saved = mean, var
-        self._saved = None if out is not None and (out is x or np.may_share_memory(out, x)) else (x, saved)
+        self._saved = None if out is not None and F.geometry.shared(out, x) else (x, saved)
         return y
 
     def _update(self, moments):

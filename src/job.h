@@ -71,7 +71,7 @@ static inline double job_shift(const job *j, int64_t c) {
    larger than a float, and 0 * inf is not 0. */
 static inline double job_round(const job *j, double value) {
     if (j->wide) return value;
-    if (isfinite(value)) value = fmax(-FLT_MAX, fmin(FLT_MAX, value));
+    if (isfinite(value)) value = value > FLT_MAX ? FLT_MAX : value < -FLT_MAX ? -FLT_MAX : value;
     return (float)value;
 }
 
