@@ -42,7 +42,7 @@ def extensions():
             f"bnfast.{name}",
             [f"bnfast/{name}.pyx", *more],
             include_dirs=["src", numpy.get_include()],
-            depends=["src/rows.h", "src/rows.inc", "src/job.h", "src/recycle.h"],
+            depends=["src/rows.h", "src/rows.inc", "src/types.inc", "src/job.h", "src/recycle.h"],
             define_macros=[
                 ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
                 ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),

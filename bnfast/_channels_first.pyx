@@ -18,9 +18,10 @@ from ._job cimport (
     JOB_INFER,
     job,
     job_finish,
+    job_from_both,
+    job_given,
     job_has_dy,
     job_has_output,
-    job_item,
     job_shift,
     job_two_sweeps,
 )
@@ -31,7 +32,8 @@ cdef enum:
     LEAST = 1 << 10  # and at least, unless the channel is smaller
     MANY = 1 << 10   # chunks in an array, at least, if they are not smaller than that
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
-    GROUP = 64       # channels, at most, that are normalized together
+    GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
+    ROOM = 1 << 12   # doubles on the stack, for sums and coefficients
 
 
 cdef struct cut:
@@ -71,55 +73,76 @@ cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept n
     return b
 
 
-cdef void sum_chunk(const job *j, block b, double shift, double *sums) noexcept nogil:
-    cdef int64_t at = b.start * job_item(j), stride = j.channels * j.inner
-    if job_has_dy(j):
-        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, sums)
-    else:
+cdef inline const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil:
+    """The gamma or beta of the element at `start`, of a point norm."""
+    return <const char *> parameter + start % j.inner * (sizeof(double) if j.op.wide else sizeof(float))
+
+
+cdef void sum_chunk(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
+    cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
+    if not job_has_dy(j):
         j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums)
+    elif j.points:
+        j.op.point_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, point(j, j.gamma.data, b.start), shift, sums)
+    else:
+        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, gate if j.relu else NULL, sums)
 
 
 cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
                 int64_t step, int64_t ahead) noexcept nogil:
     """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before."""
-    cdef int64_t at = start * job_item(j)
-    if job_has_dy(j) and job_two_sweeps(j):
-        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.stream, ahead)
+    cdef int64_t at = start * j.op.item
+    cdef const char *x = j.dy if job_has_dy(j) else j.x
+    if j.points and job_has_dy(j):
+        j.op.point_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step,
+                        point(j, j.gamma.data, start), j.stream, ahead)
+    elif j.points:
+        j.op.point_affine(j.out + at, x + at, rows, inner, stride, coefs, step, point(j, j.gamma.data, start),
+                          point(j, j.beta.data, start), j.stream, ahead)
+    elif job_from_both(j):
+        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.relu, j.stream, ahead)
     else:
-        j.op.run_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, rows, inner, stride, coefs, step, j.stream,
-                        ahead)
+        j.op.run_affine(j.out + at, x + at, j.res + at if j.res != NULL else NULL, rows, inner, stride, coefs, step,
+                        j.relu, j.stream, ahead)
 
 
-cdef void work_channel(const job *j, const cut *k, int64_t c, double *coefs) noexcept nogil:
-    """Channel c up to its coefficients."""
-    cdef double[2] sums, total
+cdef void work_statistic(const job *j, const cut *k, int64_t c, double *coefs, double *sums) noexcept nogil:
+    """The statistic of the channels from c on, up to their coefficients. sums: room for 2 a channel."""
+    cdef double[2] part
     cdef double shift = job_shift(j, c)
-    cdef int64_t i
-    total[0] = total[1] = 0
-    for i in range(k.count):
-        sum_chunk(j, chunk_of(j, k, c, i), shift, sums)
-        total[0] += sums[0]
-        total[1] += sums[1]
-    job_finish(j, c, shift, total, coefs)
+    cdef int64_t s, i
+    if j.relu and job_has_dy(j):
+        job_given(j, c, coefs)
+    for s in range(j.share):
+        sums[2 * s] = sums[2 * s + 1] = 0
+        for i in range(k.count):
+            sum_chunk(j, chunk_of(j, k, c + s, i), shift, coefs + s * JOB_COEFS, part)
+            sums[2 * s] += part[0]
+            sums[2 * s + 1] += part[1]
+    job_finish(j, c, shift, sums, coefs)
 
 
 cdef int64_t group_size(const job *j) noexcept nogil:
-    """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache."""
-    cdef int64_t row = j.inner * job_item(j), arrays = 2 if job_has_dy(j) else 1
-    return max(1, min(min(WALK // row, GROUP), l2_bytes() // 2 // (j.outer * row * arrays)))
+    """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache,
+    and whole statistics."""
+    cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
+    size = max(1, min(min(WALK // row, GROUP), l2_bytes() // 2 // (j.outer * row * arrays)))
+    return max(size // j.share, 1) * j.share
 
 
-cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
-    """Channels first to last - 1, group by group: sum each channel, then normalize all of the group."""
-    cdef double[GROUP * JOB_COEFS] coefs
+cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
+    """Channels first to last - 1, group by group: sum each statistic, then normalize all of the group.
+    room: for 2 sums a channel of a statistic, and the coefficients of a group."""
     cdef int64_t group = group_size(j), stride = j.channels * j.inner, c, g, n, size, ahead
+    cdef double *coefs = room + 2 * j.share
     # Storing one group leaves the loads idle: fetch the next one meanwhile, if it finds room in the cache.
-    cdef bint fetch = job_two_sweeps(j) and j.outer * j.inner * job_item(j) * (2 if job_has_dy(j) else 1) <= l2_bytes()
+    cdef bint fetch = job_two_sweeps(j) and j.outer * j.inner * j.op.item * (2 if job_has_dy(j) else 1) <= l2_bytes()
     g = first
     while g < last:
         size = min(group, last - g)
-        for c in range(size):
-            work_channel(j, k, g + c, coefs + c * JOB_COEFS)
+        for n in range(size // j.share):
+            c = n * j.share
+            work_statistic(j, k, g + c, coefs + c * JOB_COEFS, room)
         if job_has_output(j):
             ahead = size * j.inner if fetch and g + size < last else 0
             for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
@@ -133,24 +156,30 @@ cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last
     """The same, but all threads work on the chunks of all these channels at once."""
     cdef int64_t channels = last - first, tasks = channels * k.count, stride = j.channels * j.inner, c, i
     cdef int t
-    cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 1) * channels) * sizeof(double))
+    cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 3) * channels) * sizeof(double))
     if sums == NULL:
         return -1
     cdef double *coefs = sums + 2 * tasks
     cdef double *shift = coefs + JOB_COEFS * channels
-    cdef double[2] total
+    cdef double *total = shift + channels
     cdef block b
     for c in range(channels):
         shift[c] = job_shift(j, first + c)
+    if j.relu and job_has_dy(j):
+        for i in range(channels // j.share):
+            job_given(j, first + i * j.share, coefs + JOB_COEFS * i * j.share)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            sum_chunk(j, chunk_of(j, k, first + i // k.count, i % k.count), shift[i // k.count], sums + 2 * i)
+            sum_chunk(j, chunk_of(j, k, first + i // k.count, i % k.count), shift[i // k.count],
+                      coefs + JOB_COEFS * (i // k.count), sums + 2 * i)
     for c in range(channels):
-        total[0] = total[1] = 0
+        total[2 * c] = total[2 * c + 1] = 0
         for i in range(c * k.count, (c + 1) * k.count):
-            total[0] += sums[2 * i]
-            total[1] += sums[2 * i + 1]
-        job_finish(j, first + c, shift[c], total, coefs + JOB_COEFS * c)
+            total[2 * c] += sums[2 * i]
+            total[2 * c + 1] += sums[2 * i + 1]
+    for i in range(channels // j.share):
+        c = i * j.share
+        job_finish(j, first + c, shift[c], total + 2 * c, coefs + JOB_COEFS * c)
     if job_has_output(j):
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
             for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
@@ -204,6 +233,7 @@ def shares(tuple view, int threads):
     cdef block b
     cdef int64_t whole, tasks, i, t
     j.outer, j.channels, j.inner = view
+    j.share = 1
     k = cut_channel(&j)
     whole = j.channels - j.channels % threads
     tasks = (j.channels - whole) * k.count
@@ -220,14 +250,23 @@ cdef int run(const job *j) noexcept nogil:
     if j.op_pass == JOB_INFER:
         return infer(j)
     cdef cut k = cut_channel(j)
-    cdef int64_t whole = j.channels - j.channels % j.threads
-    cdef int t
+    cdef int64_t part = j.channels // j.share // j.threads * j.share, whole = part * j.threads
+    cdef int64_t size = 2 * j.share + JOB_COEFS * (GROUP + j.share)
+    cdef double[ROOM] small
+    cdef double *room = small
+    cdef int t, status = 0
+    if size * j.threads > ROOM:
+        room = <double *> malloc(size * j.threads * sizeof(double))
+        if room == NULL:
+            return -1
     if j.threads == 1:  # not a prange of one: that still costs 0.7 us
-        whole_channels(j, &k, 0, j.channels)
-        return 0
-    if whole:
-        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            whole_channels(j, &k, whole // j.threads * t, whole // j.threads * (t + 1))
-    if whole < j.channels:
-        return shared_channels(j, &k, whole, j.channels)
-    return 0
+        whole_channels(j, &k, 0, j.channels, room)
+    else:
+        if whole:
+            for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+                whole_channels(j, &k, part * t, part * (t + 1), room + size * t)
+        if whole < j.channels:
+            status = shared_channels(j, &k, whole, j.channels)
+    if room != small:
+        free(room)
+    return status

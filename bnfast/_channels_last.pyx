@@ -18,14 +18,15 @@ from ._job cimport (
     JOB_COEFS,
     job,
     job_finish,
+    job_from,
+    job_from_both,
+    job_given,
     job_has_dy,
     job_has_output,
     job_has_sums,
-    job_item,
     job_shift,
-    job_two_sweeps,
 )
-from ._machine cimport ROWS_LANES, ROWS_LINE, fence
+from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -34,6 +35,7 @@ cdef enum:
     MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up
     BLOCK = 16        # lanes that are shared out together
     PIECE = 1 << 15   # elements that the second sweep writes at a time
+    KEPT = 6          # of JOB_COEFS
 
 
 cdef struct plan:
@@ -44,10 +46,12 @@ cdef struct plan:
     int64_t tall    # folded rows in a chunk
     int64_t chunks  # of folded rows; one more for the rest
     int64_t blocks  # in a chunk
-    int64_t spread  # lanes that coefficients are spread over: a multiple of channels that fills a vector
+    int64_t spread  # lanes that coefficients are spread over: at least `lanes`, and enough for a line
+    int64_t step    # bytes from one coefficient's lanes to the next one's
     double *shift   # [lanes]
     double *sums    # [chunks + 1][2][lanes]; the last is for the rest, in the first `channels` lanes of each half
-    char *coefs     # [JOB_COEFS][spread, and a line more] of the element type
+    double *part    # [channels][JOB_COEFS + 2], while a statistic is finished
+    char *coefs     # [KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
 
 
 cdef plan cut_rows(const job *j) noexcept nogil:
@@ -67,10 +71,16 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.chunks = (p.rows + p.tall - 1) // p.tall
     p.tall = (p.rows + p.chunks - 1) // max(p.chunks, 1)  # all alike, but for the last
     p.chunks = (p.rows + p.tall - 1) // max(p.tall, 1)
-    p.spread = (ROWS_LANES + j.channels - 1) // j.channels * j.channels
-    p.shift = p.sums = NULL
+    p.spread = max(p.lanes, (ROWS_WRAP // 4 + j.channels - 1) // j.channels * j.channels)
+    p.step = 0
+    p.shift = p.sums = p.part = NULL
     p.coefs = NULL
     return p
+
+
+cdef inline int64_t computed(const job *j) noexcept nogil:
+    """Bytes of the type computed with."""
+    return sizeof(double) if j.op.wide else sizeof(float)
 
 
 cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
@@ -82,11 +92,12 @@ cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, i
         last = min(last, stride)
     if first >= last:
         return
-    at = (row * p.lanes + first) * job_item(j)
+    at = (row * p.lanes + first) * j.op.item
     memset(sums + first, 0, (last - first) * sizeof(double))
     memset(sums + p.lanes + first, 0, (last - first) * sizeof(double))
     if job_has_dy(j):
-        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, last - first, stride, p.shift + first, sums + first,
+        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, last - first, stride, p.shift + first,
+                            p.coefs + first * computed(j) if j.relu else NULL, p.step // computed(j), sums + first,
                             sums + p.lanes + first)
     else:
         j.op.lane_sums(j.x + at, rows, last - first, stride, p.shift + first, sums + first, sums + p.lanes + first)
@@ -125,24 +136,29 @@ cdef void merge(const plan *p, int64_t first, int64_t last) noexcept nogil:
             total[lane] += sums[lane]
 
 
-cdef inline void spread(const job *j, const plan *p, int64_t i, int64_t c, double value) noexcept nogil:
-    """Coefficient i of channel c, to all of its lanes."""
-    cdef char *coefs = p.coefs + i * (p.spread * job_item(j) + ROWS_LINE)
-    while c < p.spread:
-        if j.wide:
-            (<double *> coefs)[c] = value
-        else:
-            (<float *> coefs)[c] = <float> value
-        c += j.channels
+cdef void spread(const job *j, const plan *p, int64_t c, const double *k) noexcept nogil:
+    """The coefficients of channel c, to all of its lanes."""
+    cdef int64_t i, n, count = p.spread // j.channels
+    for i in range(KEPT):
+        for n in range(count):
+            if j.op.wide:
+                (<double *> (p.coefs + i * p.step))[c + n * j.channels] = k[i]
+            else:
+                (<float *> (p.coefs + i * p.step))[c + n * j.channels] = <float> k[i]
+
+
+cdef void wrap(const job *j, const plan *p) noexcept nogil:
+    cdef int64_t i
+    for i in range(KEPT):
+        memcpy(p.coefs + i * p.step + p.spread * computed(j), p.coefs + i * p.step, ROWS_WRAP)
 
 
 cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
     """Channels first to last - 1: adds up their lanes, and spreads their coefficients over them."""
-    cdef double[JOB_COEFS] k
-    cdef double[2] sums
+    cdef double *sums = p.part + 2 * first
+    cdef double *k = p.part + 2 * j.channels + JOB_COEFS * first
     cdef double *rest = p.sums + 2 * p.lanes * p.chunks
-    cdef int64_t c, i, f
-    memset(k, 0, sizeof(k))
+    cdef int64_t c, f, n
     if job_has_sums(j) and p.fold == 1:
         merge(p, first, last)
     for c in range(first, last):
@@ -154,14 +170,19 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
             if p.rest:
                 sums[0] += rest[c]
                 sums[1] += rest[p.lanes + c]
+        sums += 2
+    sums = p.part + 2 * first
+    for n in range((last - first) // j.share):
+        c = first + n * j.share
         job_finish(j, c, p.shift[c], sums, k)
-        for i in range(JOB_COEFS):
-            spread(j, p, i, c, k[i])
+        for f in range(j.share):
+            spread(j, p, c + f, k + f * JOB_COEFS)
+        sums += 2 * j.share
+        k += JOB_COEFS * j.share
 
 
 cdef void finish(const job *j, const plan *p) noexcept nogil:
-    cdef int64_t size = p.spread * job_item(j), i
-    cdef char *coefs
+    cdef int64_t statistics = j.channels // j.share
     cdef int t
     if job_has_sums(j) and p.fold > 1:
         merge(p, 0, p.lanes)
@@ -169,10 +190,8 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
         finish_channels(j, p, 0, j.channels)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            finish_channels(j, p, j.channels * t // j.threads, j.channels * (t + 1) // j.threads)
-    for i in range(JOB_COEFS):
-        coefs = p.coefs + i * (size + ROWS_LINE)
-        memcpy(coefs + size, coefs, ROWS_LINE)
+            finish_channels(j, p, statistics * t // j.threads * j.share, statistics * (t + 1) // j.threads * j.share)
+    wrap(j, p)
 
 
 cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
@@ -181,11 +200,12 @@ cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) n
     while first < last:
         n = min(PIECE, last - first)
         last -= n
-        at = last * job_item(j)
-        if job_has_dy(j) and job_two_sweeps(j):
-            j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, last % p.spread, p.spread, p.coefs, j.stream)
+        at = last * j.op.item
+        if job_from_both(j):
+            j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, last % p.spread, p.spread, p.coefs, j.relu, j.stream)
         else:
-            j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, n, last % p.spread, p.spread, p.coefs,
+            j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at,
+                             j.res + at if j.res != NULL else NULL, n, last % p.spread, p.spread, p.coefs, j.relu,
                              j.stream)
     if j.stream:
         fence()
@@ -221,17 +241,24 @@ def shares(tuple view, int threads):
     return found
 
 
-cdef int run(const job *j) noexcept nogil:
+cdef int run_sample(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
     cdef int64_t lane, sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
-    cdef int64_t coefs = JOB_COEFS * (p.spread * job_item(j) + ROWS_LINE)
-    p.shift = <double *> malloc((p.lanes + sums) * sizeof(double) + coefs)
+    p.step = p.spread * computed(j) + ROWS_WRAP
+    p.shift = <double *> malloc((p.lanes + sums + (JOB_COEFS + 2) * j.channels) * sizeof(double) + KEPT * p.step)
     if p.shift == NULL:
         return -1
     p.sums = p.shift + p.lanes
-    p.coefs = <char *> (p.sums + sums)
+    p.part = p.sums + sums
+    p.coefs = <char *> (p.part + (JOB_COEFS + 2) * j.channels)
     for lane in range(p.lanes):
         p.shift[lane] = job_shift(j, lane % j.channels) if job_has_sums(j) else 0
+    if j.relu and job_has_dy(j):
+        for lane in range(j.channels // j.share):
+            job_given(j, lane * j.share, p.part + lane * j.share * JOB_COEFS)
+        for lane in range(j.channels):
+            spread(j, &p, lane, p.part + lane * JOB_COEFS)
+        wrap(j, &p)
     if job_has_sums(j):
         sum_all(j, &p)
     finish(j, &p)
@@ -239,3 +266,34 @@ cdef int run(const job *j) noexcept nogil:
         apply_all(j, &p)
     free(p.shift)
     return 0
+
+
+cdef int run_nth(const job *j, int64_t sample, int threads) noexcept nogil:
+    """The job of one sample."""
+    cdef job own = j[0]
+    cdef int64_t at = sample * j.outer * j.channels * j.op.item, statistic = sample * (j.channels // j.share)
+    own.threads = threads
+    own.x = j.x + at
+    if j.dy != NULL:
+        own.dy = j.dy + at
+    if j.res != NULL:
+        own.res = j.res + at
+    if j.out != NULL:
+        own.out = j.out + at
+    own.mean, own.var = job_from(j.mean, statistic), job_from(j.var, statistic)
+    own.dgamma, own.dbeta = job_from(j.dgamma, sample * j.channels), job_from(j.dbeta, sample * j.channels)
+    return run_sample(&own)
+
+
+cdef int run(const job *j) noexcept nogil:
+    cdef int64_t sample
+    cdef int status = 0
+    if j.samples == 1:
+        return run_sample(j)
+    if j.threads > 1 and j.samples >= j.threads:
+        for sample in prange(j.samples, num_threads=j.threads, schedule="static"):
+            status += run_nth(j, sample, 1)
+    else:
+        for sample in range(j.samples):
+            status += run_nth(j, sample, j.threads)
+    return status

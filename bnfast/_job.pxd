@@ -1,4 +1,4 @@
-"""The C description of one call (src/job.h) and the two schedules that can run it."""
+"""The C description of one call (src/job.h) and the schedules that can run it."""
 from libc.stdint cimport int64_t
 
 from ._machine cimport rows_table
@@ -18,15 +18,21 @@ cdef extern from "job.h" nogil:
 
     ctypedef struct job:
         job_pass op_pass "pass"
-        int wide
         int threads
         int stream
+        int relu
+        int points
+        int about_zero
         int64_t outer
         int64_t channels
         int64_t inner
+        int64_t samples
+        int64_t share
+        int64_t period
         const rows_table *op
         const char *x
         const char *dy
+        const char *res
         char *out
         double eps
         double var_count
@@ -44,7 +50,9 @@ cdef extern from "job.h" nogil:
     bint job_has_output(const job *)
     bint job_has_dy(const job *)
     bint job_two_sweeps(const job *)
-    int64_t job_item(const job *)
+    bint job_from_both(const job *)
+    job_vector job_from(job_vector, int64_t)
     double job_shift(const job *, int64_t)
     double job_round(const job *, double)
+    void job_given(const job *, int64_t, double *)
     void job_finish(const job *, int64_t, double, const double *, double *)

@@ -17,7 +17,7 @@ from ._job cimport (
     job_two_sweeps,
     job_vector,
 )
-from ._machine cimport llc_bytes, table, threads_for
+from ._machine cimport ROWS_F32, ROWS_F64, llc_bytes, table, threads_for
 
 cnp.import_array()
 
@@ -178,18 +178,20 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray 
     cdef int status
     cdef cnp.ndarray first = None, second = None
     j.outer, j.channels, j.inner = view
+    j.samples, j.share, j.period = 1, 1, j.channels
+    j.points = j.about_zero = j.relu = 0
     j.op_pass = <job_pass> op
-    j.wide = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64
-    j.op = table(j.wide)
+    j.op = table(ROWS_F64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else ROWS_F32)
     j.x = cnp.PyArray_BYTES(x)
     j.dy = cnp.PyArray_BYTES(dy) if dy is not None else NULL
+    j.res = NULL
     j.out = cnp.PyArray_BYTES(out) if out is not None else NULL
     j.eps = eps
     j.var_count = var_count
     j.gamma, j.beta = vector_of(gamma), vector_of(beta)
     if job_has_sums(&j):
-        first = new_vector(j.channels, j.wide or not job_has_dy(&j))
-        second = new_vector(j.channels, j.wide or not job_has_dy(&j))
+        first = new_vector(j.channels, j.op.wide or not job_has_dy(&j))
+        second = new_vector(j.channels, j.op.wide or not job_has_dy(&j))
     if op == JOB_TRAIN or op == JOB_MOMENTS:
         j.mean, j.var = vector_of(first), vector_of(second)
     else:

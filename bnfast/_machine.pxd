@@ -6,37 +6,59 @@ cdef extern from "rows.h" nogil:
     enum:
         ROWS_LANES
         ROWS_LINE
+        ROWS_WRAP
+
+    ctypedef enum rows_type:
+        ROWS_F32
+        ROWS_F64
+        ROWS_F16
+        ROWS_BF16
 
     ctypedef struct rows_table:
+        int64_t item
+        int64_t wide
+        void (*gate)(void *, const void *, const void *, int64_t) noexcept nogil
         void (*run_sums)(
             const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
         void (*run_affine)(
-            void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int64_t) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
+            int64_t) noexcept nogil
         void (*run_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, double, const double *, double *) noexcept nogil
         void (*run_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int,
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
             int64_t) noexcept nogil
         void (*lane_sums)(
             const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, const double *, const void *, int64_t, double *,
+            double *) noexcept nogil
         void (*lane_affine)(
-            void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int) noexcept nogil
         void (*lane_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int) noexcept nogil
+        void (*point_affine)(
+            void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, const void *, const void *, int,
+            int64_t) noexcept nogil
+        void (*point_grad_sums)(
+            const void *, const void *, int64_t, int64_t, int64_t, const void *, double, double *) noexcept nogil
+        void (*point_lane_sums)(
+            const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, double *,
+            double *) noexcept nogil
+        void (*point_grad)(
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, const void *, int,
+            int64_t) noexcept nogil
 
     ctypedef struct rows_isa:
         const char *name
-        const rows_table *f32
-        const rows_table *f64
+        const rows_table *type[4]
 
     const rows_isa *rows_select(const char *name)
     const rows_isa *rows_available(int i)
     void rows_fence()
 
 
-cdef const rows_table *table(bint wide) noexcept nogil
+cdef const rows_table *table(rows_type type) noexcept nogil
 cdef void fence() noexcept nogil
 cdef int threads_for(int64_t elements, int asked) noexcept nogil
 cdef int64_t l2_bytes() noexcept nogil

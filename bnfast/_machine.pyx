@@ -54,8 +54,8 @@ cdef extern from *:
 cdef const rows_isa *isa
 
 
-cdef const rows_table *table(bint wide) noexcept nogil:
-    return isa.f64 if wide else isa.f32
+cdef const rows_table *table(rows_type type) noexcept nogil:
+    return isa.type[<int> type]
 
 
 cdef void fence() noexcept nogil:

@@ -16,6 +16,7 @@ const rows_isa *rows_available(int i) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f")) found[n++] = &rows_avx512;
+    /* F16C too, which every CPU with AVX2 has; clang cannot ask for it. */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &rows_avx2;
 #elif defined(__aarch64__)
     found[n++] = &rows_neon;

@@ -1,7 +1,13 @@
-/* job.h: one call, described in plain C, and what happens to one channel between its sums and its coefficients.
+/* job.h: one call, described in plain C, and what happens to one statistic between its sums and its coefficients.
 
-   The schedules (channels first, channels last) know nothing of formulas: they sum, call job_finish() once a channel,
-   and apply the coefficients it returns. Everything here is float64, so it is the same on every ISA. */
+   The schedules (channels first, channels last, points) know nothing of formulas: they sum, call job_finish() once a
+   statistic, and apply the coefficients it returns. Everything here is float64, so it is the same on every ISA.
+
+   A statistic is shared by `share` neighbouring channels: 1 of them in a batch norm, where the samples of the batch are
+   part of `outer`. In an instance or group norm each sample has statistics of its own. Channels first, its channels
+   simply follow those of the sample before, and gamma and beta repeat after `period` of them; channels last, the job is
+   done once for each of `samples`. In a layer or RMS norm (`points`) each run has a statistic, and each element of a run
+   a gamma and a beta. */
 #ifndef BNFAST_JOB_H
 #define BNFAST_JOB_H
 
@@ -18,7 +24,7 @@ typedef enum {
     JOB_GRAD_FROZEN  /* dy, x, mean, var -> out = dx, dgamma, dbeta               sums, and apply without them */
 } job_pass;
 
-/* One value a channel: float32 or float64 (wide). data NULL: absent. */
+/* One value a channel (or a statistic): float32 or float64 (wide). data NULL: absent. */
 typedef struct {
     void *data;
     int wide;
@@ -26,21 +32,25 @@ typedef struct {
 
 typedef struct {
     job_pass pass;
-    int wide;                            /* elements are float64, else float32 */
     int threads;                         /* at least 1 */
     int stream;                          /* write `out` past the cache */
-    int64_t outer, channels, inner;      /* x, dy and out are C-contiguous (outer, channels, inner) */
+    int relu;                            /* out = max(out, 0); backward, dy is gated by what forward had */
+    int points;                          /* gamma and beta have `inner` values, of the type computed with, both present */
+    int about_zero;                      /* the mean counts as 0 (RMS) */
+    int64_t outer, channels, inner;      /* x, dy, res and out are C-contiguous (outer, channels, inner) */
+    int64_t samples;                     /* so many of them, one after the other */
+    int64_t share, period;               /* channels to a statistic, channels until gamma repeats */
     const rows_table *op;
-    const char *x, *dy;
+    const char *x, *dy, *res;            /* res, if there is one, is added before the ReLU */
     char *out;
     double eps;
     double var_count;                    /* the variance is var / var_count */
     job_vector gamma, beta;              /* in: absent means 1 and 0 */
     job_vector mean, var;                /* in; JOB_MOMENTS and JOB_TRAIN write them (mean, m2; float64) */
-    job_vector dgamma, dbeta;            /* out */
+    job_vector dgamma, dbeta;            /* out, one a channel (before repetition), or an element (points) */
 } job;
 
-enum { JOB_COEFS = 5 };                  /* as many as the hungriest primitive takes */
+enum { JOB_COEFS = 8 };                  /* rows.h says what they are */
 
 static inline double job_get(job_vector v, int64_t c, double absent) {
     return !v.data ? absent : v.wide ? ((double *)v.data)[c] : (double)((float *)v.data)[c];
@@ -53,68 +63,119 @@ static inline void job_set(job_vector v, int64_t c, double value) {
         ((float *)v.data)[c] = (float)value;
 }
 
+static inline job_vector job_from(job_vector v, int64_t c) {
+    if (v.data) v.data = (char *)v.data + c * (int64_t)(v.wide ? sizeof(double) : sizeof(float));
+    return v;
+}
+
 static inline int job_has_sums(const job *j) { return j->pass != JOB_INFER; }
 static inline int job_has_output(const job *j) { return j->pass != JOB_MOMENTS; }
 static inline int job_has_dy(const job *j) { return j->pass == JOB_GRAD || j->pass == JOB_GRAD_FROZEN; }
 /* Do the coefficients need the sums? Then the inputs are read twice. */
 static inline int job_two_sweeps(const job *j) { return j->pass == JOB_TRAIN || j->pass == JOB_GRAD; }
-static inline int64_t job_item(const job *j) { return j->wide ? sizeof(double) : sizeof(float); }
+/* Is the output made from dy and x, or from one of them alone? */
+static inline int job_from_both(const job *j) { return j->pass == JOB_GRAD || (j->pass == JOB_GRAD_FROZEN && j->relu); }
 
-/* What channel c's sums are taken about: its first element, so that a constant channel sums to exactly zero and a
-   far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the sums, not the rest. */
+/* What the sums of statistic c / share are taken about: its first element, so that a constant channel sums to exactly
+   zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the sums, not
+   the rest. */
 static inline double job_shift(const job *j, int64_t c) {
-    const double shift = j->wide ? ((const double *)j->x)[c * j->inner] : (double)((const float *)j->x)[c * j->inner];
+    if (j->about_zero) return 0;
+    if (j->share > 1) c -= c % j->share;
+    const double shift = j->op->value(j->x + c * j->inner * j->op->item);
     return isfinite(shift) ? shift : 0;
 }
 
-/* The nearest value the element type has, kept finite: a tiny eps under a constant channel makes 1/sqrt(var + eps)
+/* The nearest value the type computed with has, kept finite: a tiny eps under a constant channel makes 1/sqrt(var + eps)
    larger than a float, and 0 * inf is not 0. */
 static inline double job_round(const job *j, double value) {
-    if (j->wide) return value;
+    if (j->op->wide) return value;
     if (isfinite(value)) value = value > FLT_MAX ? FLT_MAX : value < -FLT_MAX ? -FLT_MAX : value;
     return (float)value;
 }
 
-/* Sums of channel c about `shift` -> its results, and its coefficients k for run_affine or run_grad.
+static inline int64_t job_param(const job *j, int64_t c) { return c < j->period ? c : c % j->period; }
+
+/* k[0..2] and k[5..7] of `share` channels, from channel c on: what follows from mean + low and var alone.
+
+     y = (x - hi)*a + (beta - lo*a)                    hi + lo = mean, hi an element, a = gamma/sqrt(var + eps) */
+static inline void job_scale(const job *j, int64_t c, double mean, double low, double var, double *k) {
+    const double inv = 1 / sqrt(var + j->eps), hi = job_round(j, mean);
+    const double lo = isfinite(hi) && isfinite(mean) ? (mean - hi) + low : 0;
+    for (int64_t i = 0; i < j->share; i++, k += JOB_COEFS) {
+        const int64_t p = job_param(j, c + i);
+        const double a = j->points ? inv : job_get(j->gamma, p, 1) * inv;
+        k[0] = hi;
+        k[1] = job_round(j, a);
+        k[5] = job_round(j, (j->points ? 0 : job_get(j->beta, p, 0)) - lo * a);
+        k[2] = job_has_dy(j) ? job_round(j, inv) : k[5];
+        k[6] = mean;
+        k[7] = inv;
+    }
+}
+
+/* The same before there are sums, where mean and var are given. */
+static inline void job_given(const job *j, int64_t c, double *k) {
+    const int64_t s = j->share > 1 ? c / j->share : c;
+    job_scale(j, c, job_get(j->mean, s, 0), 0, job_get(j->var, s, 1) / j->var_count, k);
+}
+
+/* The statistic of channels c, ..., c + share - 1, from their sums[share][2] about `shift` -> its results, and the
+   coefficients k[share][JOB_COEFS]. n values, s0 and s1 the sums of all:
 
      mean = shift + s0/n,  m2 = s1 - s0*s0/n
-     y    = (x - hi)*a + (beta - lo*a)                    hi + lo = mean, hi an element, a = gamma/sqrt(var + eps)
-     dx   = a*dy - a*mean(dy) - a*xhat*mean(dy*xhat)      Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3 */
-static inline void job_finish(const job *j, int64_t c, double shift, const double sums[2], double k[JOB_COEFS]) {
-    const double n = (double)j->outer * (double)j->inner;
-    double mean, low = 0, var; /* the mean is mean + low */
-    if (j->pass == JOB_TRAIN || j->pass == JOB_MOMENTS) {
-        const double delta = sums[0] / n, m2 = sums[1] - sums[0] * delta;
-        mean = shift + delta;
-        const double part = mean - shift; /* Knuth's two-sum: what the addition above rounded away */
-        low = (shift - (mean - part)) + (delta - part);
-        var = (m2 < 0 ? 0 : m2) / n;
-        job_set(j->mean, c, mean);
-        job_set(j->var, c, m2 < 0 ? 0 : m2);
-    } else {
-        mean = job_get(j->mean, c, 0);
-        var = job_get(j->var, c, 1) / j->var_count;
-    }
-    const double inv = 1 / sqrt(var + j->eps), a = job_get(j->gamma, c, 1) * inv;
-    const double hi = job_round(j, mean), lo = isfinite(hi) && isfinite(mean) ? (mean - hi) + low : 0;
-    k[0] = hi;
-    k[1] = job_round(j, a);
+     dx   = 1/sqrt(var + eps) * (g - mean(g) - xhat*mean(g*xhat)),  g = dy*gamma
+            Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3 */
+static inline void job_finish(const job *j, int64_t c, double shift, const double *sums, double *k) {
+    const double n = (double)j->outer * (double)j->inner * (double)j->share;
+    const int64_t s = j->share > 1 ? c / j->share : c;
     if (!job_has_dy(j)) {
-        k[2] = job_round(j, job_get(j->beta, c, 0) - lo * a);
+        if (j->pass == JOB_INFER) {
+            job_given(j, c, k);
+            return;
+        }
+        double s0 = 0, s1 = 0, mean = 0, low = 0, m2;
+        for (int64_t i = 0; i < j->share; i++) s0 += sums[2 * i], s1 += sums[2 * i + 1];
+        if (j->about_zero) {
+            m2 = s1;
+        } else {
+            const double delta = s0 / n;
+            m2 = s1 - s0 * delta;
+            mean = shift + delta;
+            const double part = mean - shift; /* Knuth's two-sum: what the addition above rounded away */
+            low = (shift - (mean - part)) + (delta - part);
+            if (m2 < 0) m2 = 0;
+        }
+        job_set(j->mean, s, mean);
+        job_set(j->var, s, m2);
+        job_scale(j, c, mean, low, m2 / n, k);
         return;
     }
-    const double sum_dy = sums[0], sum_dy_xhat = (sums[1] - (mean - shift) * sums[0]) * inv;
-    job_set(j->dbeta, c, sum_dy);
-    job_set(j->dgamma, c, sum_dy_xhat);
-    if (j->pass == JOB_GRAD_FROZEN) { /* dx = a*dy: an affine of dy, and adding -0 keeps the sign of a zero */
-        k[0] = 0;
-        k[2] = -0.0;
-        return;
+    job_given(j, c, k);
+    const double mean = k[6], inv = k[7];
+    double sum_g = 0, sum_g_xhat = 0;
+    for (int64_t i = 0; i < j->share; i++) {
+        const double gamma = j->points ? 1 : job_get(j->gamma, job_param(j, c + i), 1); /* points: in the sums */
+        const double sum_dy = sums[2 * i], sum_dy_xhat = (sums[2 * i + 1] - (mean - shift) * sum_dy) * inv;
+        sum_g += gamma * sum_dy;
+        sum_g_xhat += gamma * sum_dy_xhat;
+        if (!j->points) {
+            job_set(j->dbeta, c + i, sum_dy);
+            job_set(j->dgamma, c + i, sum_dy_xhat);
+        }
     }
-    const double b = -a * (sum_dy_xhat / n);
-    k[2] = job_round(j, inv);
-    k[3] = job_round(j, b);
-    k[4] = job_round(j, -a * (sum_dy / n) - b * inv * lo);
+    if (j->about_zero) sum_g = 0;
+    const double lo = mean - k[0], b = -inv * (sum_g_xhat / n);
+    for (int64_t i = 0; i < j->share; i++, k += JOB_COEFS) {
+        k[3] = job_round(j, b);
+        k[4] = job_round(j, -inv * (sum_g / n) - (isfinite(lo) ? b * inv * lo : 0));
+        if (j->pass == JOB_GRAD_FROZEN) { /* dx = a*dy: an affine of dy, and adding -0 keeps the sign of a zero */
+            k[2] = j->relu ? 0 : -0.0;
+            k[3] = 0;
+            k[4] = -0.0;
+            if (!j->relu) k[0] = 0;
+        }
+    }
 }
 
 #endif

@@ -15,45 +15,74 @@
    - ahead != 0 prefetches the element `ahead` places further on, which need not exist.
    - No allocation, no error, no state: any thread may call anything.
 
-   Coefficients are float64 holding values that the element type can represent. */
+   Half types are widened to float as they are read, and narrowed once as they are written.
+
+   Coefficients k of a statistic, float64 holding values that the type computed with can represent:
+
+     k[0]  hi, the mean as far as an element can tell it      k[3], k[4]  backward: what goes with x, and with 1
+     k[1]  a = gamma / sqrt(var + eps)                        k[5]  backward: the b that forward had
+     k[2]  forward: b = beta - lo*a; backward: 1/sqrt(..)     k[6], k[7]  the mean and 1/sqrt(..) in full */
 #ifndef BNFAST_ROWS_H
 #define BNFAST_ROWS_H
 
 #include <stdint.h>
 
-enum { ROWS_LANES = 16, ROWS_LINE = 64 };
+enum { ROWS_LANES = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
+
+typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
 
 typedef struct {
-    /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
-    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
-                     double sums[2]);
-    /* y = (x - k[0]) * k[1] + k[2], where row r has its k at k + r * kstep */
-    void (*run_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double *k,
-                       int64_t kstep, int stream, int64_t ahead);
-    /* sums = {sum(dy), sum(dy * (x - shift))} */
-    void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
-                          double sums[2]);
-    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise */
-    void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                     const double *k, int64_t kstep, int stream, int64_t ahead);
+    int64_t item;                         /* bytes in an element */
+    int64_t wide;                         /* computes in double, else in float */
+    double (*value)(const void *x);       /* one element */
+    /* out = dy where y > 0 (or NaN), else 0; n elements */
+    void (*gate)(void *out, const void *dy, const void *y, int64_t n);
 
-    /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. */
+    /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
+    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift, double sums[2]);
+    /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu; row r has its k at k + r * kstep */
+    void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
+                       const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
+    /* sums = {sum(dy), sum(dy * (x - shift))}; gate: NULL, or k, and dy counts where (x - k[0]) * k[1] + k[5] > 0 */
+    void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
+                          const double *gate, double sums[2]);
+    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise; relu: dy gated likewise */
+    void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
+                     const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
+
+    /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or the k that lane_grad
+       takes, gstep elements apart. */
     void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *first,
                       double *second);
     void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
-                           const double *shift, double *first, double *second);
+                           const double *shift, const void *gate, int64_t gstep, double *first, double *second);
 
-    /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` elements of
-       the element type for each coefficient, at least ROWS_LANES of them, and after it its own first ROWS_LINE bytes
-       again, for vectors that begin in one row and end in the next. */
-    void (*lane_affine)(void *y, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k, int stream);
+    /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` values of
+       the type computed with for each coefficient, at least ROWS_WRAP / 4 of them, and after it its own first ROWS_WRAP
+       bytes again, for vectors that begin in one row and end in the next. */
+    void (*lane_affine)(void *y, const void *x, const void *res, int64_t n, int64_t first, int64_t lanes, const void *k,
+                        int relu, int stream);
     void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k,
-                      int stream);
+                      int relu, int stream);
+
+    /* Runs whose elements have a gamma and a beta each, of the type computed with (point norms: layer, RMS).
+       y = ((x - k[0]) * k[1] + k[2]) * gamma + beta */
+    void (*point_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double *k,
+                         int64_t kstep, const void *gamma, const void *beta, int stream, int64_t ahead);
+    /* sums = {sum(dy * gamma), sum(dy * gamma * (x - shift))} */
+    void (*point_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
+                            const void *gamma, double shift, double sums[2]);
+    /* first += dy, second += dy * (x - k[6]) * k[7], summed over rows */
+    void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *k,
+                            int64_t kstep, double *first, double *second);
+    /* dx = dy * gamma * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
+    void (*point_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
+                       const double *k, int64_t kstep, const void *gamma, int stream, int64_t ahead);
 } rows_table;
 
 typedef struct {
     const char *name;
-    const rows_table *f32, *f64;
+    const rows_table *type[ROWS_TYPES];
 } rows_isa;
 
 /* The ISA called `name`, or the widest one if name is NULL. NULL: unknown, or not on this CPU. */

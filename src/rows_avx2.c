@@ -1,13 +1,11 @@
-/* x86-64 with AVX2 and FMA (Intel since 2013, AMD since 2015). */
+/* x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015). */
 #include "rows.h"
-
-#include <string.h>
 
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #include <immintrin.h>
 
@@ -17,16 +15,14 @@
 #define MINUS(a, b) _mm256_fmsub_pd((__m256d)(a), _mm256_set1_pd(1), (__m256d)(b))
 #define MULADD(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define MULADD1(a, b, c) __builtin_fma(a, b, c)
-#define REAL float
-#define NAME(op) op##_f32
-#define LOAD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
-#include "rows.inc"
-#define REAL double
-#define NAME(op) op##_f64
-#define LOAD(p) _mm256_loadu_pd(p)
-#include "rows.inc"
+#define WIDEN(v) _mm256_cvtps_pd((__m128)(v)) /* GCC converts by halves */
+#define F16_FEW(p) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p)))
+#define F16_GET(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define F16_NARROW(v) _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT)
+#define STREAM_HALF(p, h) _mm_stream_si128((__m128i *)(p), (__m128i)(h))
+#include "types.inc"
 
-const rows_isa rows_avx2 = {"avx2", &table_f32, &table_f64};
+const rows_isa rows_avx2 = {"avx2", ROWS_TABLES};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -1,13 +1,11 @@
 /* x86-64 with AVX-512F. */
 #include "rows.h"
 
-#include <string.h>
-
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx512f")
+#pragma GCC target("avx512f,avx2,fma,f16c")
 #endif
 #include <immintrin.h>
 
@@ -16,16 +14,14 @@
 #define MINUS(a, b) _mm512_fmsub_pd((__m512d)(a), _mm512_set1_pd(1), (__m512d)(b)) /* as in rows_avx2.c */
 #define MULADD(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define MULADD1(a, b, c) __builtin_fma(a, b, c)
-#define REAL float
-#define NAME(op) op##_f32
-#define LOAD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
-#include "rows.inc"
-#define REAL double
-#define NAME(op) op##_f64
-#define LOAD(p) _mm512_loadu_pd(p)
-#include "rows.inc"
+#define WIDEN(v) _mm512_cvtps_pd((__m256)(v))
+#define F16_FEW(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define F16_GET(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define F16_NARROW(v) _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT)
+#define STREAM_HALF(p, h) _mm256_stream_si256((__m256i *)(p), (__m256i)(h))
+#include "types.inc"
 
-const rows_isa rows_avx512 = {"avx512", &table_f32, &table_f64};
+const rows_isa rows_avx512 = {"avx512", ROWS_TABLES};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

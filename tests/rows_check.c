@@ -10,6 +10,7 @@
 
 #define WIDTH 64
 #define STREAM(p, v) (*(U *)(p) = (v))
+#define STREAM_HALF(p, h) (*(halves *)(p) = (h))
 #define MINUS(a, b) ((D)(a) - (D)(b))
 #define MULADD(a, b, c) fused((D8)(a), (D8)(b), (D8)(c))
 #define MULADD1(a, b, c) fma(a, b, c)
@@ -18,15 +19,8 @@ static D8 fused(D8 a, D8 b, D8 c) {
     for (int i = 0; i < 8; i++) c[i] = fma(a[i], b[i], c[i]);
     return c;
 }
-#define REAL float
-#define NAME(op) op##_f32
-#define LOAD(p) ((D){(p)[0], (p)[1], (p)[2], (p)[3], (p)[4], (p)[5], (p)[6], (p)[7]})
-#include "rows.inc"
-#define REAL double
-#define NAME(op) op##_f64
-#define LOAD(p) (*(const E *)(p))
-#include "rows.inc"
-static const rows_isa rows_wide = {"wide", &table_f32, &table_f64};
+#include "types.inc"
+static const rows_isa rows_wide = {"wide", ROWS_TABLES};
 
 enum { ROWS = 11, SIZE = 1 << 14, GUARD = 7 };
 static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 31, 33, 49, 63, 64, 65, 196, 200, 1000};
@@ -46,110 +40,235 @@ static int near(double got, long double exact, long double scale, double eps) {
     return fabsl(got - exact) <= eps * scale && isfinite(got);
 }
 
-/* One element type of one ISA: the number of results that are wrong. */
-#define CHECK(REAL, NAME, EPS)                                                                                         \
-    static int NAME(const rows_table *t) {                                                                             \
-        static REAL x[SIZE], dy[SIZE], y[SIZE], want[SIZE], k5[5 * 1100];                                              \
-        static double shift[1100], sums[2200];                                                                         \
-        int wrong = 0;                                                                                                 \
-        for (int i = 0; i < SIZE; i++) x[i] = (REAL)(3 + next()), dy[i] = (REAL)next();                                \
-        for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)                                                      \
-            for (int stream = 0; stream < 2; stream++)                                                                 \
-                for (int64_t skew = 0; skew < 3; skew++) {                                                             \
-                    const int64_t n = SIZES[s], stride = n + 5 * skew, at = skew;                                      \
-                    /* runs */                                                                                         \
-                    long double first = 0, second = 0, third = 0, fourth = 0;                                          \
-                    for (int64_t r = 0; r < ROWS; r++)                                                                 \
-                        for (int64_t i = 0; i < n; i++) {                                                              \
-                            const long double d = (long double)x[at + r * stride + i] - 2.5L;                          \
-                            first += d, second += d * d;                                                               \
-                            third += dy[at + r * stride + i], fourth += dy[at + r * stride + i] * d;                   \
-                        }                                                                                              \
-                    t->run_sums(x + at, ROWS, n, stride, 2.5, sums);                                                   \
-                    see(sums, 2 * sizeof *sums);                                                                       \
-                    wrong += !near(sums[0], first, ROWS * n, 1e-14) + !near(sums[1], second, ROWS * n, 1e-14);         \
-                    t->run_grad_sums(dy + at, x + at, ROWS, n, stride, 2.5, sums);                                     \
-                    see(sums, 2 * sizeof *sums);                                                                       \
-                    wrong += !near(sums[0], third, ROWS * n, 1e-14) + !near(sums[1], fourth, ROWS * n, 1e-14);         \
-                    double k[5 * ROWS];                                                                                \
-                    for (int i = 0; i < 5 * ROWS; i++) k[i] = (REAL)next();                                            \
-                    for (int pass = 0; pass < 2; pass++) {                                                             \
-                        for (int i = 0; i < SIZE; i++) y[i] = want[i] = (REAL)-77;                                     \
-                        for (int64_t r = 0; r < ROWS; r++)                                                             \
-                            for (int64_t i = 0; i < n; i++) {                                                          \
-                                const int64_t e = GUARD + r * stride + i;                                              \
-                                const double *c = k + 5 * r;                                                           \
-                                const long double d = (long double)x[e - GUARD + at] - c[0];                           \
-                                want[e] = pass ? (REAL)(dy[e - GUARD + at] * c[1] + (d * c[2] * c[3] + c[4]))          \
-                                               : (REAL)(d * c[1] + c[2]);                                              \
-                            }                                                                                          \
-                        if (pass)                                                                                      \
-                            t->run_grad(y + GUARD, dy + at, x + at, ROWS, n, stride, k, 5, stream, stride);            \
-                        else                                                                                           \
-                            t->run_affine(y + GUARD, x + at, ROWS, n, stride, k, 5, stream, stride);                   \
-                        rows_fence();                                                                                  \
-                        see(y, sizeof y);                                                                              \
-                        for (int i = 0; i < SIZE; i++) wrong += !near(y[i], want[i], want[i] == -77 ? 0 : 8, EPS);     \
-                    }                                                                                                  \
-                    /* lanes */                                                                                        \
-                    for (int64_t c = 0; c < n; c++) shift[c] = 2 + next();                                             \
-                    for (int pass = 0; pass < 2; pass++) {                                                             \
-                        memset(sums, 0, sizeof sums);                                                                  \
-                        if (pass)                                                                                      \
-                            t->lane_grad_sums(dy + at, x + at, ROWS, n, stride, shift, sums, sums + n);                \
-                        else                                                                                           \
-                            t->lane_sums(x + at, ROWS, n, stride, shift, sums, sums + n);                              \
-                        see(sums, sizeof sums);                                                                        \
-                        for (int64_t c = 0; c < n; c++) {                                                              \
-                            first = second = 0;                                                                        \
-                            for (int64_t r = 0; r < ROWS; r++) {                                                       \
-                                const long double d = (long double)x[at + r * stride + c] - shift[c];                  \
-                                const long double g = pass ? (long double)dy[at + r * stride + c] : d;                 \
-                                first += g, second += g * d;                                                           \
-                            }                                                                                          \
-                            wrong += !near(sums[c], first, ROWS, 1e-14) + !near(sums[n + c], second, ROWS, 1e-13);     \
-                        }                                                                                              \
-                    }                                                                                                  \
-                    if (n < ROWS_LANES) continue;                                                                      \
-                    const int64_t line = ROWS_LINE / (int64_t)sizeof(REAL), from = n * skew / 3;                       \
-                    for (int64_t c = 0; c < 5; c++) {                                                                  \
-                        REAL *kc = k5 + c * (n + line);                                                                \
-                        for (int64_t i = 0; i < n; i++) kc[i] = (REAL)next();                                          \
-                        memcpy(kc + n, kc, ROWS_LINE);                                                                 \
-                    }                                                                                                  \
-                    for (int pass = 0; pass < 2; pass++) {                                                             \
-                        const int64_t count = 5 * n + 3;                                                               \
-                        for (int i = 0; i < SIZE; i++) y[i] = want[i] = (REAL)-77;                                     \
-                        for (int64_t i = 0; i < count; i++) {                                                          \
-                            const REAL *c = k5 + (from + i) % n;                                                       \
-                            const int64_t w = n + line;                                                                \
-                            const long double d = (long double)x[at + i] - c[0];                                       \
-                            want[GUARD + i] = pass ? (REAL)(dy[at + i] * (long double)c[w] +                           \
-                                                            (d * c[2 * w] * c[3 * w] + c[4 * w]))                      \
-                                                   : (REAL)(d * c[w] + c[2 * w]);                                      \
-                        }                                                                                              \
-                        if (pass)                                                                                      \
-                            t->lane_grad(y + GUARD, dy + at, x + at, count, from, n, k5, stream);                      \
-                        else                                                                                           \
-                            t->lane_affine(y + GUARD, x + at, count, from, n, k5, stream);                             \
-                        rows_fence();                                                                                  \
-                        see(y, sizeof y);                                                                              \
-                        for (int i = 0; i < SIZE; i++) wrong += !near(y[i], want[i], want[i] == -77 ? 0 : 8, EPS);     \
-                    }                                                                                                  \
-                }                                                                                                      \
-        return wrong;                                                                                                  \
-    }
+/* What the checks need of an element type, beside its table. */
+typedef struct {
+    const char *name;
+    void (*set)(void *p, double value);
+    double eps; /* what one result may be off, beside terms of size 1 */
+} kind;
+static void set_f32(void *p, double value) { *(float *)p = (float)value; }
+static void set_f64(void *p, double value) { *(double *)p = value; }
+static void set_f16(void *p, double value) { f16_set(p, (float)value); }
+static void set_bf16(void *p, double value) { bf16_set(p, (float)value); }
+static const kind KINDS[ROWS_TYPES] = {
+    {"f32", set_f32, 4 * 0x1p-23}, {"f64", set_f64, 4 * 0x1p-52}, {"f16", set_f16, 0x1p-11}, {"bf16", set_bf16, 0x1p-8}};
 
-CHECK(float, check_f32, 4 * 0x1p-23)
-CHECK(double, check_f64, 4 * 0x1p-52)
+static const rows_table *t;
+static const kind *type;
+static char x[8 * SIZE], dy[8 * SIZE], y[8 * SIZE], params[8 * 1200 * 6];
+static int64_t extent; /* how much of y a check looks at, some elements past the last that it writes */
+static long double want[SIZE], other[SIZE]; /* what y shall be; either of two where a gate is too close to call */
+
+static double at(const char *array, int64_t i) { return t->value(array + i * t->item); }
+static double param(int64_t i) { return t->wide ? ((double *)(void *)params)[i] : (double)((float *)(void *)params)[i]; }
+static double round_param(double v) { return t->wide ? v : (double)(float)v; }
+static void set_param(int64_t i, double v) {
+    if (t->wide)
+        ((double *)(void *)params)[i] = v;
+    else
+        ((float *)(void *)params)[i] = (float)v;
+}
+
+static void clear(void) {
+    for (int64_t i = 0; i < extent; i++) {
+        type->set(y + i * t->item, -77);
+        want[i] = other[i] = -77;
+    }
+}
+
+/* y against want: the number of elements that are wrong, untouched ones included. */
+static int compare(void) {
+    int wrong = 0;
+    rows_fence();
+    see(y, (size_t)(extent * t->item));
+    for (int64_t i = 0; i < extent; i++) {
+        const double scale = want[i] == -77 ? 0 : 8;
+        wrong += !near(at(y, i), want[i], scale, type->eps) && !near(at(y, i), other[i], scale, type->eps);
+    }
+    return wrong;
+}
+
+static int sums_differ(const double *sums, long double first, long double second, double scale) {
+    see(sums, 2 * sizeof *sums);
+    return !near(sums[0], first, scale, 1e-14) + !near(sums[1], second, scale, 1e-14);
+}
+
+static void expect(int64_t i, long double value, long double or) { want[i] = value, other[i] = or; }
+
+/* dy where forward's result before its ReLU, pre, was above 0. Close to 0 either is right. */
+static long double gate(long double g, long double pre) { return pre <= 0 ? 0 : g; }
+static int close_call(long double pre) { return fabsl(pre) < 1e-5L; }
+
+static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
+    int wrong = 0;
+    double sums[2], k[8 * ROWS];
+    for (int i = 0; i < 8 * ROWS; i++) k[i] = round_param(next());
+    for (int64_t i = 0; i < 2 * n; i++) set_param(i, next()); /* gamma, beta */
+    const void *gamma = params, *beta = params + n * (t->wide ? 8 : 4);
+    const char *px = x + from * t->item, *pdy = dy + from * t->item;
+    const double gate_k[6] = {round_param(3.01), 1, 0, 0, 0, round_param(0.1)};
+    long double s[8] = {0};
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t i = 0; i < n; i++) {
+            const long double v = at(px, r * stride + i), g = at(pdy, r * stride + i), d = v - 2.5L;
+            const long double pre = (v - gate_k[0]) * gate_k[1] + gate_k[5], open = gate(g, pre);
+            s[0] += d, s[1] += d * d, s[2] += g, s[3] += g * d, s[4] += open, s[5] += open * d;
+            s[6] += g * param(i), s[7] += g * param(i) * d;
+            if (close_call(pre)) s[4] = s[5] = NAN;
+        }
+    t->run_sums(px, ROWS, n, stride, 2.5, sums);
+    wrong += sums_differ(sums, s[0], s[1], (double)(ROWS * n));
+    t->run_grad_sums(pdy, px, ROWS, n, stride, 2.5, NULL, sums);
+    wrong += sums_differ(sums, s[2], s[3], (double)(ROWS * n));
+    t->run_grad_sums(pdy, px, ROWS, n, stride, 2.5, gate_k, sums);
+    if (!isnan((double)s[4])) wrong += sums_differ(sums, s[4], s[5], (double)(ROWS * n));
+    t->point_grad_sums(pdy, px, ROWS, n, stride, gamma, 2.5, sums);
+    wrong += sums_differ(sums, s[6], s[7], (double)(ROWS * n));
+    for (int pass = 0; pass < 8; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu; points: both */
+        clear();
+        const int relu = pass & 1, res = pass == 2 || pass == 3;
+        char *py = y + GUARD * t->item;
+        for (int64_t r = 0; r < ROWS; r++)
+            for (int64_t i = 0; i < n; i++) {
+                const double *c = k + 8 * r;
+                const long double g = at(pdy, r * stride + i), d = (long double)at(px, r * stride + i) - c[0];
+                const long double affine = d * c[1] + c[2] + (res ? g : 0), pre = d * c[1] + c[5];
+                const long double back = d * c[2] * c[3] + c[4];
+                const int64_t e = GUARD + r * stride + i;
+                if (pass < 4)
+                    expect(e, relu && affine < 0 ? 0 : affine, affine < 0 && relu ? 0 : affine);
+                else if (pass < 6)
+                    expect(e, (relu ? gate(g, pre) : g) * c[1] + back, (relu && !close_call(pre) ? gate(g, pre) : g) * c[1] + back);
+                else if (pass == 6)
+                    expect(e, affine * param(i) + param(n + i), affine * param(i) + param(n + i));
+                else
+                    expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
+            }
+        if (pass < 4)
+            t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, k, 8, relu, stream, stride);
+        else if (pass < 6)
+            t->run_grad(py, pdy, px, ROWS, n, stride, k, 8, relu, stream, stride);
+        else if (pass == 6)
+            t->point_affine(py, px, ROWS, n, stride, k, 8, gamma, beta, stream, stride);
+        else
+            t->point_grad(py, pdy, px, ROWS, n, stride, k, 8, gamma, stream, stride);
+        wrong += compare();
+    }
+    clear();
+    for (int64_t i = 0; i < n; i++) expect(i, gate(at(pdy, i), at(px, i) - 0), gate(at(pdy, i), at(px, i)));
+    t->gate(y, pdy, px, n);
+    return wrong + compare();
+}
+
+static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
+    static double shift[1100], sums[2200];
+    const int64_t wrap = ROWS_WRAP / (t->wide ? 8 : 4), step = n + wrap;
+    const char *px = x + from * t->item, *pdy = dy + from * t->item;
+    int wrong = 0;
+    double k[8 * ROWS];
+    for (int i = 0; i < 8 * ROWS; i++) k[i] = next();
+    for (int64_t c = 0; c < n; c++) shift[c] = 2 + next();
+    for (int64_t c = 0; c < 6; c++) {
+        for (int64_t i = 0; i < n; i++) set_param(c * step + i, next());
+        for (int64_t i = 0; i < wrap && i < n; i++) set_param(c * step + n + i, param(c * step + i));
+    }
+    for (int pass = 0; pass < 4; pass++) { /* sums, grad sums, gated, points */
+        memset(sums, 0, sizeof sums);
+        if (pass == 0)
+            t->lane_sums(px, ROWS, n, stride, shift, sums, sums + n);
+        else if (pass < 3)
+            t->lane_grad_sums(pdy, px, ROWS, n, stride, shift, pass == 2 ? params : NULL, step, sums, sums + n);
+        else
+            t->point_lane_sums(pdy, px, ROWS, n, stride, k, 8, sums, sums + n);
+        see(sums, sizeof sums);
+        for (int64_t c = 0; c < n; c++) {
+            long double first = 0, second = 0;
+            for (int64_t r = 0; r < ROWS; r++) {
+                const long double v = at(px, r * stride + c), d = v - shift[c];
+                long double g = pass ? (long double)at(pdy, r * stride + c) : d;
+                if (pass == 2) {
+                    const long double pre = (v - param(c)) * param(step + c) + param(5 * step + c);
+                    if (close_call(pre)) first = NAN;
+                    g = gate(g, pre);
+                }
+                first += g, second += g * (pass == 3 ? (v - k[8 * r + 6]) * k[8 * r + 7] : d);
+            }
+            if (isnan((double)first)) continue;
+            wrong += !near(sums[c], first, ROWS, 1e-14) + !near(sums[n + c], second, ROWS, 1e-13);
+        }
+    }
+    if (n < wrap) return wrong;
+    for (int pass = 0; pass < 6; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu */
+        const int relu = pass & 1, res = pass == 2 || pass == 3;
+        const int64_t count = 5 * n + 3, first = n * from / 3;
+        clear();
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t c = (first + i) % n;
+            const long double g = at(pdy, i), d = (long double)at(px, i) - param(c), a = param(step + c);
+            const long double affine = d * a + param(2 * step + c) + (res ? g : 0), pre = d * a + param(5 * step + c);
+            const long double back = d * param(2 * step + c) * param(3 * step + c) + param(4 * step + c);
+            if (pass < 4)
+                expect(GUARD + i, relu && affine < 0 ? 0 : affine, relu && affine < 0 ? 0 : affine);
+            else
+                expect(GUARD + i, (relu ? gate(g, pre) : g) * a + back, (relu && !close_call(pre) ? gate(g, pre) : g) * a + back);
+        }
+        char *py = y + GUARD * t->item;
+        if (pass < 4)
+            t->lane_affine(py, px, res ? pdy : NULL, count, first, n, params, relu, stream);
+        else
+            t->lane_grad(py, pdy, px, count, first, n, params, relu, stream);
+        wrong += compare();
+    }
+    return wrong;
+}
+
+/* One element type of one ISA: the number of results that are wrong. */
+static int check(void) {
+    int wrong = 0;
+    for (int64_t i = 0; i < SIZE; i++) type->set(x + i * t->item, 3 + next()), type->set(dy + i * t->item, next());
+    for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)
+        for (int stream = 0; stream < 2; stream++)
+            for (int64_t skew = 0; skew < 3; skew++) {
+                extent = ROWS * (SIZES[s] + 5 * skew) + 4 * GUARD;
+                wrong += check_runs(SIZES[s], SIZES[s] + 5 * skew, skew, stream);
+                wrong += check_lanes(SIZES[s], SIZES[s] + 5 * skew, skew, stream);
+            }
+    return wrong;
+}
+
+/* Every value of a half type there is, widened, narrowed again, and rounded from between: what is wrong. */
+static int check_halves(void) {
+    int wrong = 0;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        uint16_t in = (uint16_t)h, out;
+        f16_set(&out, f16_one(&in));
+        wrong += isnan(f16_one(&in)) ? !isnan(f16_one(&out)) : in != out;
+        bf16_set(&out, bf16_one(&in));
+        wrong += isnan(bf16_one(&in)) ? !isnan(bf16_one(&out)) : in != out;
+        if ((h & 0x7fff) >= 0x7bff) continue; /* the next is Inf */
+        const uint16_t next_one = (uint16_t)(h + 1);
+        const float low = f16_one(&in), high = f16_one(&next_one), half = (low + high) / 2;
+        f16_set(&out, half); /* to even */
+        wrong += out != (h & 1 ? next_one : in);
+        f16_set(&out, nextafterf(half, low));
+        wrong += out != in;
+    }
+    return wrong;
+}
 
 int main(void) {
-    int failed = 0;
+    int failed = check_halves() != 0;
     const rows_isa *isa = &rows_wide;
     for (int i = 0; isa; isa = rows_available(i++)) {
+        int wrong = 0;
         seed = 1;
         digest = 14695981039346656037u;
-        const int wrong = check_f32(isa->f32) + check_f64(isa->f64);
+        for (int e = 0; e < ROWS_TYPES; e++) {
+            t = isa->type[e], type = &KINDS[e];
+            const int here = check();
+            if (here) printf("%s %s: %d wrong\n", isa->name, type->name, here);
+            wrong += here;
+        }
         printf("%-8s %d wrong, digest %016llx\n", isa->name, wrong, (unsigned long long)digest);
         failed += wrong != 0;
     }
