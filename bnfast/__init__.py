@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 
 from ._config import get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
 from ._moments import Moments
-from .functional import batch_norm, batch_norm_backward, moments, normalize, normalize_backward
+from .functional import batch_norm, batch_norm_backward, fold_batch_norm, moments, normalize, normalize_backward
 from .modules import BatchNorm
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "Moments",
     "batch_norm",
     "batch_norm_backward",
+    "fold_batch_norm",
     "get_num_threads",
     "moments",
     "normalize",

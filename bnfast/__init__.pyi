@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, SupportsIndex, TypeAlias, overload
 
 import numpy as np
@@ -66,6 +66,14 @@ def normalize_backward(
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
 def moments(x: ArrayLike, *, axis: SupportsIndex = 1, num_threads: SupportsIndex | None = None) -> Moments: ...
+def fold_batch_norm(
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    statistics: BatchNorm | Sequence[ArrayLike | None],
+    *,
+    axis: SupportsIndex = 0,
+    eps: float | None = None,
+) -> tuple[_Floats, _Floats]: ...
 
 class BatchNorm:
     channels: int

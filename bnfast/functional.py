@@ -302,3 +302,68 @@ def moments(x, *, axis=1, num_threads=None):
 
 def _empty_moments(count, channels):
     return Moments._of(count, np.zeros(channels), np.zeros(channels))
+
+
+def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
+    """Fold an inference batch norm into the convolution or linear layer before it.
+
+    weight' = weight * s and bias' = (bias - mean) * s + beta, with s = gamma / sqrt(var + eps) along the output
+    channels; then layer'(x) = normalize(layer(x)) up to rounding.
+
+    Parameters
+    ----------
+    weight : array_like, float32 or float64
+        The layer's weight, with the C output channels along `axis`.
+    bias : array_like, shape (C,), optional
+        Its bias; None means 0.
+    statistics : BatchNorm or tuple
+        The batch norm, whose running averages are used, or (mean, var), (mean, var, gamma) or (mean, var, gamma, beta),
+        each of shape (C,), gamma and beta None for 1 and 0.
+    axis : int
+        0 for the weights of convolutions (C, in, ...) and linear layers (C, in); 1 for transposed convolutions.
+    eps : float, optional
+        As in normalize; absent means the BatchNorm's, or 1e-5.
+
+    Returns
+    -------
+    weight, bias : ndarray
+        New arrays, of weight's shape and (C,), both of weight's dtype; computed in float64 and rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> weight, bias = bnfast.fold_batch_norm([[1.0, 2.0]], [3.0], ([1.0], [4.0], [6.0], [5.0]), eps=1e-12)
+    >>> weight.round(3), bias.round(3)
+    (array([[3., 6.]]), array([11.]))
+    """
+    weight = geometry.array("weight", weight)
+    if hasattr(statistics, "running_mean"):
+        given = (statistics.running_mean, statistics.running_var, statistics.gamma, statistics.beta)
+        eps = statistics.eps if eps is None else eps
+    else:
+        try:
+            given = (*statistics, None, None)
+        except TypeError:
+            raise TypeError(f"statistics: got {statistics!r}, wants a BatchNorm or (mean, var, gamma, beta)") from None
+        if not 4 <= len(given) <= 6:
+            raise ValueError(f"statistics: got {len(given) - 2} vectors, wants 2 to 4: mean, var, gamma, beta")
+    if not -weight.ndim <= axis < weight.ndim or weight.ndim < 2:
+        raise ValueError(f"axis: got {axis} for a weight of shape {weight.shape}, wants one of its 2 or more axes")
+    channels = weight.shape[axis]
+    mean = geometry.statistic("mean", given[0], channels)
+    var = geometry.variance("var", given[1], channels)
+    gamma, beta, bias = (
+        np.full(channels, absent) if vector is None else geometry.vector(name, vector, channels).astype(np.float64)
+        for name, vector, absent in (("gamma", given[2], 1.0), ("beta", given[3], 0.0), ("bias", bias, 0.0))
+    )
+    scale = gamma / np.sqrt(var.astype(np.float64) + geometry.epsilon(1e-5 if eps is None else eps))
+    along = [1] * weight.ndim
+    along[axis] = channels
+    folded = weight * scale.reshape(along), (bias - mean) * scale + beta
+    return folded[0].astype(weight.dtype), folded[1].astype(weight.dtype)
