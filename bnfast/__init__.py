@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
     raise ImportError("bnfast is not built here; in its source tree, run: pip install -e .") from error
 
 from ._config import get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
+from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._moments import Moments
 from .functional import batch_norm, batch_norm_backward, fold_batch_norm, moments, normalize, normalize_backward
 from .modules import BatchNorm
@@ -30,6 +31,10 @@ __all__ = [
     "batch_norm_backward",
     "fold_batch_norm",
     "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
     "moments",
     "normalize",
     "normalize_backward",

@@ -66,6 +66,49 @@ def normalize_backward(
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
 def moments(x: ArrayLike, *, axis: SupportsIndex = 1, num_threads: SupportsIndex | None = None) -> Moments: ...
+def group_norm(
+    x: ArrayLike,
+    groups: SupportsIndex,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, Moments]: ...
+def instance_norm(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, Moments]: ...
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    gamma: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+def instance_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    gamma: ArrayLike | None = None,
+    *,
+    axis: SupportsIndex = 1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
 def fold_batch_norm(
     weight: ArrayLike,
     bias: ArrayLike | None,

@@ -169,16 +169,20 @@ cdef bint streams(const job *j, int64_t size) noexcept nogil:
 
 
 def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
-        cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, double var_count, double eps, int threads):
-    """One pass. view: (outer, channels, inner), none of them 0; threads: 0 for the default.
+        cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, double var_count, double eps, int threads,
+        cnp.npy_intp samples=1, cnp.npy_intp share=1, cnp.npy_intp period=0):
+    """One pass. view: (outer, channels, inner), none of them 0; threads: 0 for the default; the rest as in job.h.
 
-    Returns the vectors it made: (mean, m2) in float64, (dgamma, dbeta) in the parameters' type, or None.
+    Returns the vectors it made: (mean, m2) in float64, (dgamma, dbeta) in the parameters' type, or None. Where samples
+    have statistics of their own, dgamma and dbeta are those of each sample, in float64.
     """
     cdef job j
     cdef int status
+    cdef cnp.npy_intp size
+    cdef bint own = samples > 1 or period > 0
     cdef cnp.ndarray first = None, second = None
     j.outer, j.channels, j.inner = view
-    j.samples, j.share, j.period = 1, 1, j.channels
+    j.samples, j.share, j.period = samples, share, period if period else j.channels
     j.points = j.about_zero = j.relu = 0
     j.op_pass = <job_pass> op
     j.op = table(ROWS_F64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else ROWS_F32)
@@ -190,14 +194,15 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray 
     j.var_count = var_count
     j.gamma, j.beta = vector_of(gamma), vector_of(beta)
     if job_has_sums(&j):
-        first = new_vector(j.channels, j.op.wide or not job_has_dy(&j))
-        second = new_vector(j.channels, j.op.wide or not job_has_dy(&j))
+        size = samples * j.channels // (1 if job_has_dy(&j) else share)
+        first = new_vector(size, own or j.op.wide or not job_has_dy(&j))
+        second = new_vector(size, own or j.op.wide or not job_has_dy(&j))
     if op == JOB_TRAIN or op == JOB_MOMENTS:
         j.mean, j.var = vector_of(first), vector_of(second)
     else:
         j.mean, j.var = vector_of(mean), vector_of(var)
         j.dgamma, j.dbeta = vector_of(first), vector_of(second)
-    j.threads = threads_for(j.outer * j.channels * j.inner, threads)
+    j.threads = threads_for(samples * j.outer * j.channels * j.inner, threads)
     j.stream = streams(&j, cnp.PyArray_NBYTES(x))
     with nogil:
         status = _channels_last.run(&j) if j.inner == 1 else _channels_first.run(&j)

@@ -17,7 +17,9 @@ from bnfast import __main__ as command
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["bnfast", "bnfast.functional", "bnfast.modules", "bnfast._moments", "bnfast._config"])
+@pytest.mark.parametrize(
+    "name", ["bnfast", "bnfast.functional", "bnfast._groups", "bnfast.modules", "bnfast._moments", "bnfast._config"]
+)
 def test_docstring_examples(name):
     tried = doctest.testmod(importlib.import_module(name))
     assert tried.attempted > 0
