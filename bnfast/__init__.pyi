@@ -27,6 +27,8 @@ def batch_norm(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    activation: Literal["relu"] | None = None,
+    residual: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, Moments]: ...
@@ -39,6 +41,8 @@ def normalize(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    activation: Literal["relu"] | None = None,
+    residual: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> _Floats: ...
@@ -50,9 +54,12 @@ def batch_norm_backward(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    beta: ArrayLike | None = None,
+    activation: Literal["relu"] | None = None,
+    y: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[_Floats, _Floats, _Floats]: ...
+) -> tuple[_Floats, ...]: ...
 def normalize_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -62,9 +69,12 @@ def normalize_backward(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    beta: ArrayLike | None = None,
+    activation: Literal["relu"] | None = None,
+    y: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[_Floats, _Floats, _Floats]: ...
+) -> tuple[_Floats, ...]: ...
 def moments(x: ArrayLike, *, axis: SupportsIndex = 1, num_threads: SupportsIndex | None = None) -> Moments: ...
 def group_norm(
     x: ArrayLike,

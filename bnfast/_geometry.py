@@ -175,3 +175,17 @@ def output(out, x, inputs):
         if given is not None and overlap(out, given) and not (given.shape == out.shape and same_start(out, given)):
             return _memory.output(x), out
     return out, out
+
+
+def is_relu(activation):
+    if activation not in (None, "relu"):
+        raise ValueError(f'activation: got {activation!r}, wants None or "relu"')
+    return activation == "relu"
+
+
+def addend(residual, x, target):
+    """The residual as a twin of x, by a copy if `target` would overwrite it out of step."""
+    if residual is None:
+        return None
+    residual = twin("residual", residual, x)
+    return residual.copy() if overlap(residual, target) and not same_start(residual, target) else residual

@@ -1,5 +1,6 @@
 """From checked arrays to a job, and the job to the schedule of its layout. The arrays are trusted: _geometry checks."""
 cimport numpy as cnp
+from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
@@ -17,7 +18,7 @@ from ._job cimport (
     job_two_sweeps,
     job_vector,
 )
-from ._machine cimport ROWS_F32, ROWS_F64, llc_bytes, table, threads_for
+from ._machine cimport ROWS_F32, ROWS_F64, llc_bytes, rows_table, table, threads_for
 
 cnp.import_array()
 
@@ -170,7 +171,8 @@ cdef bint streams(const job *j, int64_t size) noexcept nogil:
 
 def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
         cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, double var_count, double eps, int threads,
-        cnp.npy_intp samples=1, cnp.npy_intp share=1, cnp.npy_intp period=0):
+        cnp.npy_intp samples=1, cnp.npy_intp share=1, cnp.npy_intp period=0, bint relu=False,
+        cnp.ndarray residual=None):
     """One pass. view: (outer, channels, inner), none of them 0; threads: 0 for the default; the rest as in job.h.
 
     Returns the vectors it made: (mean, m2) in float64, (dgamma, dbeta) in the parameters' type, or None. Where samples
@@ -183,12 +185,13 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray 
     cdef cnp.ndarray first = None, second = None
     j.outer, j.channels, j.inner = view
     j.samples, j.share, j.period = samples, share, period if period else j.channels
-    j.points = j.about_zero = j.relu = 0
+    j.points = j.about_zero = 0
+    j.relu = relu
     j.op_pass = <job_pass> op
     j.op = table(ROWS_F64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else ROWS_F32)
     j.x = cnp.PyArray_BYTES(x)
     j.dy = cnp.PyArray_BYTES(dy) if dy is not None else NULL
-    j.res = NULL
+    j.res = cnp.PyArray_BYTES(residual) if residual is not None else NULL
     j.out = cnp.PyArray_BYTES(out) if out is not None else NULL
     j.eps = eps
     j.var_count = var_count
@@ -209,3 +212,16 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray 
     if status:
         raise MemoryError("bnfast: no memory for partial sums")
     return (first, second) if first is not None else None
+
+
+def gate(cnp.ndarray dy not None, cnp.ndarray y not None, cnp.ndarray out not None, int threads):
+    """out = dy where y is above 0, else 0: back through a ReLU. All plain, of one shape and dtype."""
+    cdef const rows_table *op = table(ROWS_F64 if cnp.PyArray_TYPE(dy) == cnp.NPY_FLOAT64 else ROWS_F32)
+    cdef const char *a = cnp.PyArray_BYTES(dy)
+    cdef const char *b = cnp.PyArray_BYTES(y)
+    cdef char *c = cnp.PyArray_BYTES(out)
+    cdef int64_t size = cnp.PyArray_SIZE(dy), item = op.item, lines = (size + 63) // 64, first, last
+    cdef int t, count = threads_for(size, threads)
+    for t in prange(count, num_threads=count, nogil=True, schedule="static"):
+        first, last = lines * t // count * 64, min(lines * (t + 1) // count * 64, size)
+        op.gate(c + first * item, a + first * item, b + first * item, last - first)

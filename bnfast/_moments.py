@@ -17,14 +17,14 @@ class Moments:
     count : int
         How many values each channel has.
     mean : array_like, shape (C,)
-        Their mean, in the units of the data. Kept as float64. Group norm has (N, groups) of them.
+        Their mean, in the units of the data. Kept as float64. (Those that group_norm returns have shape (N, groups).)
     m2 : array_like, shape (C,)
         The sum of their squared distances from the mean. Kept as float64.
 
     Raises
     ------
     ValueError
-        If count is negative, or mean and m2 are not of one shape.
+        If count is negative, or mean and m2 are not of one shape (C,).
 
     Examples
     --------
@@ -50,7 +50,7 @@ class Moments:
         self.m2 = np.array(m2, np.float64)
         if self.count < 0:
             raise ValueError(f"count: got {self.count}, wants 0 or more")
-        if self.mean.ndim not in (1, 2) or self.mean.shape != self.m2.shape:
+        if self.mean.ndim != 1 or self.mean.shape != self.m2.shape:
             raise ValueError(f"m2: got shape {self.m2.shape} beside mean's {self.mean.shape}, wants two of one (C,)")
 
     @classmethod
@@ -107,7 +107,7 @@ class Moments:
             raise ValueError(f"other: got {other.mean.size} channels, wants {self.mean.size}")
         if not self.count or not other.count:
             some = self if self.count else other
-            return Moments(some.count, some.mean, some.m2)
+            return Moments._of(some.count, some.mean.copy(), some.m2.copy())
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)

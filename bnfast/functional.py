@@ -22,6 +22,18 @@ _SHARED = {
     "out": """out : ndarray, optional
         Where the result goes: of the shape and dtype of x, and writeable. It may be x itself; any other overlap
         with an input is detected and costs a copy.""",
+    "fused": """activation : None or "relu"
+        "relu": y = max(y, 0), in the same sweep.
+    residual : ndarray, optional
+        Added before the activation: y = activation(normalized + residual). Of the shape and dtype of x; out may
+        be it.""",
+    "fused_back": """beta : array_like, shape (C,), optional
+        Only with an activation: what forward had.
+    activation : None or "relu"
+        What forward had. Where it shut is found again from x, which costs no traffic, unless there is a y.
+    y : ndarray, optional
+        What forward returned, if it added a residual before the activation: its sign then says where the ReLU shut.
+        (Without an activation the residual's gradient is dy itself.)""",
     "num_threads": """num_threads : int, optional
         Threads for this call; absent means what get_num_threads() says. The result has the same bits anyway.""",
     "errors": """TypeError, ValueError
@@ -37,7 +49,9 @@ def _documented(function):
 
 
 @_documented
-def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def batch_norm(
+    x, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+):
     """Normalize each channel by its own mean and variance: the forward pass of training.
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, with the biased variance over all axes but `axis`.
@@ -50,6 +64,7 @@ def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_thre
     {beta}
     {axis}
     {eps}
+    {fused}
     {out}
     {num_threads}
 
@@ -85,17 +100,22 @@ def batch_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_thre
     axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=True
     )
+    relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count = axes[0] * axes[2]
     if not x.size:
         return y, _empty_moments(count, axes[1])
-    mean, m2 = kernels.run(kernels.TRAIN, axes, x, None, target, gamma, beta, None, None, 1.0, eps, threads)
+    mean, m2 = kernels.run(
+        kernels.TRAIN, axes, x, None, target, gamma, beta, None, None, 1.0, eps, threads, 1, 1, 0, relu, residual
+    )
     if target is not y:
         y[...] = target
     return y, Moments._of(count, mean, m2)
 
 
 @_documented
-def normalize(x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def normalize(
+    x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+):
     """Normalize each channel by given statistics: inference.
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta. Ioffe & Szegedy (2015), arXiv:1502.03167, algorithm 2.
@@ -111,6 +131,7 @@ def normalize(x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None
     {beta}
     {axis}
     {eps}
+    {fused}
     {out}
     {num_threads}
 
@@ -135,15 +156,20 @@ def normalize(x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None
     axes, x, _, target, y, gamma, beta, mean, var, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
     )
+    relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     if x.size:
-        kernels.run(kernels.INFER, axes, x, None, target, gamma, beta, mean, var, 1.0, eps, threads)
+        kernels.run(
+            kernels.INFER, axes, x, None, target, gamma, beta, mean, var, 1.0, eps, threads, 1, 1, 0, relu, residual
+        )
     if target is not y:
         y[...] = target
     return y
 
 
 @_documented
-def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def batch_norm_backward(
+    dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+):
     """The gradients of batch_norm.
 
     With xhat = (x - mean) / sqrt(var + eps) and means over all axes but `axis`:
@@ -162,6 +188,7 @@ def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
     {gamma}
     {axis}
     {eps}
+    {fused_back}
     {out}
         It may also be dy itself.
     {num_threads}
@@ -172,6 +199,8 @@ def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
         Gradient by x, of its shape and dtype; `out` if that was given.
     dgamma, dbeta : ndarray, shape (C,)
         Gradients by gamma and beta, float32 (float64 if x is).
+    dresidual : ndarray
+        Only if y was given: gradient by the residual.
 
     Raises
     ------
@@ -190,11 +219,13 @@ def batch_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
     """
     if not isinstance(moments, Moments):
         raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that batch_norm returned")
-    return _backward(dy, x, axis, gamma, moments.mean, moments.m2, moments, eps, out, num_threads)
+    return _backward(dy, x, axis, gamma, moments.mean, moments.m2, moments, eps, beta, activation, y, out, num_threads)
 
 
 @_documented
-def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def normalize_backward(
+    dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+):
     """The gradients of normalize: the statistics are constants (frozen batch normalization).
 
     dx = dy * gamma / sqrt(var + eps), dgamma = sum(dy * (x - mean)) / sqrt(var + eps), dbeta = sum(dy).
@@ -211,6 +242,7 @@ def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=No
     {gamma}
     {axis}
     {eps}
+    {fused_back}
     {out}
         It may also be dy itself.
     {num_threads}
@@ -221,6 +253,8 @@ def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=No
         Gradient by x, of its shape and dtype; `out` if that was given.
     dgamma, dbeta : ndarray, shape (C,)
         Gradients by gamma and beta, float32 (float64 if x is).
+    dresidual : ndarray
+        Only if y was given: gradient by the residual.
 
     Raises
     ------
@@ -236,17 +270,20 @@ def normalize_backward(dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, out=No
     (array([[3.],
            [3.]]), array([1.]), array([2.]))
     """
-    return _backward(dy, x, axis, gamma, mean, var, None, eps, out, num_threads)
+    return _backward(dy, x, axis, gamma, mean, var, None, eps, beta, activation, y, out, num_threads)
 
 
-def _backward(dy, x, axis, gamma, mean, var, moments, eps, out, num_threads):
+def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, out, num_threads):
     """Through the batch's own moments, or, without them, with mean and var as constants."""
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
-    axes, x, dy, target, dx, gamma, _, mean, var, eps, threads = geometry.prepare(
-        x, axis, dy, out, gamma, None, mean, var, eps, num_threads, frozen=moments is None
+    relu = geometry.is_relu(activation)
+    axes, x, dy, target, dx, gamma, beta, mean, var, eps, threads = geometry.prepare(
+        x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, frozen=moments is None
     )
     outer, channels, inner = axes
+    if y is not None and not relu:
+        raise ValueError("y: got an array, wants None without an activation; the residual's gradient is dy itself")
     op, var_count = kernels.GRAD_FROZEN, 1.0
     if moments is not None:
         op, var_count = kernels.GRAD, float(moments.count)
@@ -255,13 +292,21 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, out, num_threads):
                 f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {outer * inner}, "
                 "as x has"
             )
+    dresidual = ()
+    if y is not None:
+        y, relu = geometry.twin("y", y, x), False
+        dresidual = (np.empty_like(dy),)
+        kernels.gate(dy, y, *dresidual, threads)
+        dy = dresidual[0]
     if x.size:
-        dgamma, dbeta = kernels.run(op, axes, x, dy, target, gamma, None, mean, var, var_count, eps, threads)
+        dgamma, dbeta = kernels.run(
+            op, axes, x, dy, target, gamma, beta, mean, var, var_count, eps, threads, 1, 1, 0, relu
+        )
     else:
         dgamma, dbeta = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
     if target is not dx:
         dx[...] = target
-    return dx, dgamma, dbeta
+    return dx, dgamma, dbeta, *dresidual
 
 
 @_documented
