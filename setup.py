@@ -36,13 +36,20 @@ def extensions():
     openmp = openmp_flags()
     # _machine owns the arithmetic; the others reach it through its .pxd.
     sources = {"_machine": ARITHMETIC, "_memory": ["src/recycle.c"]}
-    sources |= {"_channels_first": [], "_channels_last": [], "_kernels": []}
+    sources |= {name: [] for name in ("_channels_first", "_channels_last", "_points", "_call", "_kernels")}
     return [
         Extension(
             f"bnfast.{name}",
             [f"bnfast/{name}.pyx", *more],
-            include_dirs=["src", numpy.get_include()],
-            depends=["src/rows.h", "src/rows.inc", "src/types.inc", "src/job.h", "src/recycle.h"],
+            include_dirs=["src", "bnfast/include", numpy.get_include()],
+            depends=[
+                "src/rows.h",
+                "src/rows.inc",
+                "src/types.inc",
+                "src/job.h",
+                "src/recycle.h",
+                "bnfast/include/bnfast.h",
+            ],
             define_macros=[
                 ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
                 ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),

@@ -11,7 +11,6 @@ Inference needs no sums, so it takes the memory as it lies, in equal parts.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 
 from ._job cimport (
     JOB_COEFS,
@@ -33,43 +32,37 @@ cdef enum:
     MANY = 1 << 10   # chunks in an array, at least, if they are not smaller than that
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
-    ROOM = 1 << 12   # doubles on the stack, for sums and coefficients
 
 
-cdef struct cut:
-    int64_t rows    # rows in a chunk
-    int64_t pieces  # chunks that a row is cut into: more than 1 only if rows is 1
-    int64_t width   # elements of a row in a chunk
-    int64_t count   # chunks in a channel
-
-
-cdef cut cut_channel(const job *j) noexcept nogil:
-    """The chunks of one channel, by shape alone: no larger than CHUNK, and enough of them for many threads."""
+cdef cut cut_runs(const job *j, int64_t span) noexcept nogil:
+    """The chunks of each `span` channels, which lie together if that is more than 1; by shape alone: no larger than
+    CHUNK, and enough of them for many threads."""
     cdef cut k
-    cdef int64_t n = j.outer * j.inner, pieces = max((n + CHUNK - 1) // CHUNK, MANY // j.channels)
+    cdef int64_t inner = span * j.inner, channels = j.channels // span
+    cdef int64_t n = j.outer * inner, pieces = max((n + CHUNK - 1) // CHUNK, MANY // channels)
     pieces = max(min(pieces, n // LEAST), 1)
-    k.rows, k.pieces, k.width = (j.outer + pieces - 1) // pieces, 1, j.inner
+    k.span, k.rows, k.pieces, k.width = span, (j.outer + pieces - 1) // pieces, 1, inner
     if pieces > j.outer:
         k.rows, k.pieces = 1, (pieces + j.outer - 1) // j.outer
-        k.width = ((j.inner + k.pieces - 1) // k.pieces + 63) // 64 * 64
-        k.pieces = (j.inner + k.width - 1) // k.width
+        k.width = ((inner + k.pieces - 1) // k.pieces + 63) // 64 * 64
+        k.pieces = (inner + k.width - 1) // k.width
     k.count = (j.outer + k.rows - 1) // k.rows * k.pieces
     return k
 
 
-cdef struct block:
-    int64_t start  # elements into x
-    int64_t rows
-    int64_t inner
+cdef cut cut_sums(const job *j) noexcept nogil:
+    """The chunks to sum. The channels of a statistic are summed as one if they lie together; backward wants the sums of
+    each."""
+    return cut_runs(j, j.share if j.outer == 1 and not job_has_dy(j) else 1)
 
 
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil:
-    """Where chunk i of channel c lies."""
+    """Where chunk i of the channels from c on lies."""
     cdef block b
     cdef int64_t row = i // k.pieces * k.rows, column = i % k.pieces * k.width
     b.start = (row * j.channels + c) * j.inner + column
     b.rows = min(k.rows, j.outer - row)
-    b.inner = min(k.width, j.inner - column)
+    b.inner = min(k.width, j.inner * k.span - column)
     return b
 
 
@@ -110,11 +103,13 @@ cdef void work_statistic(const job *j, const cut *k, int64_t c, double *coefs, d
     """The statistic of the channels from c on, up to their coefficients. sums: room for 2 a channel."""
     cdef double[2] part
     cdef double shift = job_shift(j, c)
-    cdef int64_t s, i
+    cdef int64_t n, s, i
     if j.relu and job_has_dy(j):
         job_given(j, c, coefs)
     for s in range(j.share):
         sums[2 * s] = sums[2 * s + 1] = 0
+    for n in range(j.share // k.span):
+        s = n * k.span
         for i in range(k.count):
             sum_chunk(j, chunk_of(j, k, c + s, i), shift, coefs + s * JOB_COEFS, part)
             sums[2 * s] += part[0]
@@ -152,43 +147,42 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
         fence()
 
 
-cdef int shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
+cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
-    cdef int64_t channels = last - first, tasks = channels * k.count, stride = j.channels * j.inner, c, i
+    cdef int64_t channels = last - first, tasks = channels // k.span * k.count, stride = j.channels * j.inner, c, i
     cdef int t
-    cdef double *sums = <double *> malloc((2 * tasks + (JOB_COEFS + 3) * channels) * sizeof(double))
-    if sums == NULL:
-        return -1
+    cdef double *sums = <double *> j.room
     cdef double *coefs = sums + 2 * tasks
     cdef double *shift = coefs + JOB_COEFS * channels
     cdef double *total = shift + channels
     cdef block b
+    cdef cut each = cut_runs(j, 1)
     for c in range(channels):
         shift[c] = job_shift(j, first + c)
+        total[2 * c] = total[2 * c + 1] = 0
     if j.relu and job_has_dy(j):
         for i in range(channels // j.share):
             job_given(j, first + i * j.share, coefs + JOB_COEFS * i * j.share)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            sum_chunk(j, chunk_of(j, k, first + i // k.count, i % k.count), shift[i // k.count],
-                      coefs + JOB_COEFS * (i // k.count), sums + 2 * i)
-    for c in range(channels):
-        total[2 * c] = total[2 * c + 1] = 0
-        for i in range(c * k.count, (c + 1) * k.count):
-            total[2 * c] += sums[2 * i]
-            total[2 * c + 1] += sums[2 * i + 1]
+            c = i // k.count * k.span
+            sum_chunk(j, chunk_of(j, k, first + c, i % k.count), shift[c], coefs + JOB_COEFS * c, sums + 2 * i)
+    for i in range(tasks):
+        c = i // k.count * k.span
+        total[2 * c] += sums[2 * i]
+        total[2 * c + 1] += sums[2 * i + 1]
     for i in range(channels // j.share):
         c = i * j.share
         job_finish(j, first + c, shift[c], total + 2 * c, coefs + JOB_COEFS * c)
-    if job_has_output(j):
-        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-                b = chunk_of(j, k, first + i // k.count, i % k.count)
-                apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (i // k.count), 0, 0)
-            if j.stream:
-                fence()
-    free(sums)
-    return 0
+    if not job_has_output(j):
+        return
+    tasks = channels * each.count
+    for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
+            b = chunk_of(j, &each, first + i // each.count, i % each.count)
+            apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (i // each.count), 0, 0)
+        if j.stream:
+            fence()
 
 
 cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t last) noexcept nogil:
@@ -205,16 +199,12 @@ cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t l
         fence()
 
 
-cdef int infer(const job *j) noexcept nogil:
+cdef void infer(const job *j) noexcept nogil:
     cdef int64_t c, step, size = j.outer * j.channels * j.inner
-    cdef double *coefs = <double *> malloc(JOB_COEFS * j.channels * sizeof(double))
-    cdef double[2] none
+    cdef double *coefs = <double *> j.room
     cdef int t
-    if coefs == NULL:
-        return -1
-    none[0] = none[1] = 0
     for c in range(j.channels):
-        job_finish(j, c, 0, none, coefs + JOB_COEFS * c)
+        job_given(j, c, coefs + JOB_COEFS * c)
     if j.threads == 1:
         apply_span(j, coefs, 0, size)
     else:
@@ -222,8 +212,43 @@ cdef int infer(const job *j) noexcept nogil:
         step = (step + 63) // 64 * 64
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
             apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
-    free(coefs)
-    return 0
+
+
+cdef int64_t whole_part(const job *j) noexcept nogil:
+    """Channels that each thread does whole."""
+    return j.channels // j.share // j.threads * j.share
+
+
+cdef int64_t thread_room(const job *j) noexcept nogil:
+    """Doubles that whole_channels() takes."""
+    return 2 * j.share + JOB_COEFS * (GROUP + j.share)
+
+
+cdef int64_t room(const job *j) noexcept nogil:
+    if j.op_pass == JOB_INFER:
+        return JOB_COEFS * j.channels * sizeof(double)
+    cdef cut k = cut_sums(j)
+    cdef int64_t left = j.channels - whole_part(j) * j.threads
+    return max(thread_room(j) * j.threads,
+               2 * (left // k.span) * k.count + (JOB_COEFS + 3) * left) * <int64_t> sizeof(double)
+
+
+cdef void run(const job *j) noexcept nogil:
+    if j.op_pass == JOB_INFER:
+        infer(j)
+        return
+    cdef cut k = cut_sums(j)
+    cdef int64_t part = whole_part(j), whole = part * j.threads, size = thread_room(j)
+    cdef double *room = <double *> j.room
+    cdef int t
+    if j.threads == 1:  # not a prange of one: that still costs 0.7 us
+        whole_channels(j, &k, 0, j.channels, room)
+        return
+    if whole:
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            whole_channels(j, &k, part * t, part * (t + 1), room + size * t)
+    if whole < j.channels:
+        shared_channels(j, &k, whole, j.channels)
 
 
 def shares(tuple view, int threads):
@@ -233,9 +258,9 @@ def shares(tuple view, int threads):
     cdef block b
     cdef int64_t whole, tasks, i, t
     j.outer, j.channels, j.inner = view
-    j.share = 1
-    k = cut_channel(&j)
-    whole = j.channels - j.channels % threads
+    j.share, j.threads = 1, threads
+    k = cut_runs(&j, 1)
+    whole = whole_part(&j) * threads
     tasks = (j.channels - whole) * k.count
     found = []
     for t in range(threads):
@@ -244,29 +269,3 @@ def shares(tuple view, int threads):
             b = chunk_of(&j, &k, whole + i // k.count, i % k.count)
             found[t] += b.rows * b.inner
     return found
-
-
-cdef int run(const job *j) noexcept nogil:
-    if j.op_pass == JOB_INFER:
-        return infer(j)
-    cdef cut k = cut_channel(j)
-    cdef int64_t part = j.channels // j.share // j.threads * j.share, whole = part * j.threads
-    cdef int64_t size = 2 * j.share + JOB_COEFS * (GROUP + j.share)
-    cdef double[ROOM] small
-    cdef double *room = small
-    cdef int t, status = 0
-    if size * j.threads > ROOM:
-        room = <double *> malloc(size * j.threads * sizeof(double))
-        if room == NULL:
-            return -1
-    if j.threads == 1:  # not a prange of one: that still costs 0.7 us
-        whole_channels(j, &k, 0, j.channels, room)
-    else:
-        if whole:
-            for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-                whole_channels(j, &k, part * t, part * (t + 1), room + size * t)
-        if whole < j.channels:
-            status = shared_channels(j, &k, whole, j.channels)
-    if room != small:
-        free(room)
-    return status

@@ -1,5 +1,7 @@
+from libc.stdint cimport int64_t
+
 from ._job cimport job
 
 
-# 0, or -1 if there is no memory for the partial sums; then nothing is written.
-cdef int run(const job *j) noexcept nogil
+cdef int64_t room(const job *j) noexcept nogil  # bytes of scratch that run() takes
+cdef void run(const job *j) noexcept nogil

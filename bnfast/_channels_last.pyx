@@ -11,14 +11,12 @@ summed as 48 lanes. The lanes of one channel are added up after the chunks are.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ._job cimport (
     JOB_COEFS,
     job,
     job_finish,
-    job_from,
     job_from_both,
     job_given,
     job_has_dy,
@@ -26,7 +24,7 @@ from ._job cimport (
     job_has_sums,
     job_shift,
 )
-from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence
+from ._machine cimport ROWS_F32, ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence, table
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -54,6 +52,11 @@ cdef struct plan:
     char *coefs     # [KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
 
 
+cdef inline int64_t computed(const job *j) noexcept nogil:
+    """Bytes of the type computed with."""
+    return sizeof(double) if j.op.wide else sizeof(float)
+
+
 cdef plan cut_rows(const job *j) noexcept nogil:
     """The chunks of an array, by shape alone."""
     cdef plan p
@@ -72,15 +75,10 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.tall = (p.rows + p.chunks - 1) // max(p.chunks, 1)  # all alike, but for the last
     p.chunks = (p.rows + p.tall - 1) // max(p.tall, 1)
     p.spread = max(p.lanes, (ROWS_WRAP // 4 + j.channels - 1) // j.channels * j.channels)
-    p.step = 0
+    p.step = p.spread * computed(j) + ROWS_WRAP
     p.shift = p.sums = p.part = NULL
     p.coefs = NULL
     return p
-
-
-cdef inline int64_t computed(const job *j) noexcept nogil:
-    """Bytes of the type computed with."""
-    return sizeof(double) if j.op.wide else sizeof(float)
 
 
 cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
@@ -227,6 +225,7 @@ def shares(tuple view, int threads):
     cdef plan p
     cdef int64_t blocks, i, t
     j.outer, j.channels, j.inner = view
+    j.op = table(ROWS_F32)
     p = cut_rows(&j)
     blocks = (p.chunks + (1 if p.rest else 0)) * p.blocks
     found = []
@@ -241,16 +240,24 @@ def shares(tuple view, int threads):
     return found
 
 
-cdef int run_sample(const job *j) noexcept nogil:
+cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
+    """How many a plan takes, before its coefficients."""
+    cdef int64_t sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
+    return p.lanes + sums + (JOB_COEFS + 2) * j.channels
+
+
+cdef int64_t room(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
-    cdef int64_t lane, sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
-    p.step = p.spread * computed(j) + ROWS_WRAP
-    p.shift = <double *> malloc((p.lanes + sums + (JOB_COEFS + 2) * j.channels) * sizeof(double) + KEPT * p.step)
-    if p.shift == NULL:
-        return -1
+    return doubles(j, &p) * <int64_t> sizeof(double) + KEPT * p.step
+
+
+cdef void run(const job *j) noexcept nogil:
+    cdef plan p = cut_rows(j)
+    cdef int64_t lane
+    p.shift = <double *> j.room
     p.sums = p.shift + p.lanes
-    p.part = p.sums + sums
-    p.coefs = <char *> (p.part + (JOB_COEFS + 2) * j.channels)
+    p.coefs = <char *> (p.shift + doubles(j, &p))
+    p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
     for lane in range(p.lanes):
         p.shift[lane] = job_shift(j, lane % j.channels) if job_has_sums(j) else 0
     if j.relu and job_has_dy(j):
@@ -264,36 +271,3 @@ cdef int run_sample(const job *j) noexcept nogil:
     finish(j, &p)
     if job_has_output(j):
         apply_all(j, &p)
-    free(p.shift)
-    return 0
-
-
-cdef int run_nth(const job *j, int64_t sample, int threads) noexcept nogil:
-    """The job of one sample."""
-    cdef job own = j[0]
-    cdef int64_t at = sample * j.outer * j.channels * j.op.item, statistic = sample * (j.channels // j.share)
-    own.threads = threads
-    own.x = j.x + at
-    if j.dy != NULL:
-        own.dy = j.dy + at
-    if j.res != NULL:
-        own.res = j.res + at
-    if j.out != NULL:
-        own.out = j.out + at
-    own.mean, own.var = job_from(j.mean, statistic), job_from(j.var, statistic)
-    own.dgamma, own.dbeta = job_from(j.dgamma, sample * j.channels), job_from(j.dbeta, sample * j.channels)
-    return run_sample(&own)
-
-
-cdef int run(const job *j) noexcept nogil:
-    cdef int64_t sample
-    cdef int status = 0
-    if j.samples == 1:
-        return run_sample(j)
-    if j.threads > 1 and j.samples >= j.threads:
-        for sample in prange(j.samples, num_threads=j.threads, schedule="static"):
-            status += run_nth(j, sample, 1)
-    else:
-        for sample in range(j.samples):
-            status += run_nth(j, sample, j.threads)
-    return status

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import operator
 
-import numpy as np
-
 from . import _geometry as geometry
 from . import _kernels as kernels
 from ._moments import Moments
@@ -29,7 +27,7 @@ def group_norm(x, groups, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, 
     {gamma}
     {beta}
     {axis}
-        Not 0. Neither NCHW nor NHWC are transposed; an axis in between costs a copy.
+        Not 0. No layout is transposed or copied.
     {eps}
     {out}
     {num_threads}
@@ -78,7 +76,7 @@ def instance_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_t
     {gamma}
     {beta}
     {axis}
-        Not 0. Neither NCHW nor NHWC are transposed; an axis in between costs a copy.
+        Not 0. No layout is transposed or copied.
     {eps}
     {out}
     {num_threads}
@@ -159,25 +157,32 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
     _, x, dy, target, dx, gamma, _, _, _, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, None, None, None, eps, num_threads
     )
-    groups = moments.mean.shape[1]
-    view, plan, count = _plan(x.shape, axis, groups)
-    if moments.mean.shape[0] != x.shape[0] or moments.count != count:
+    samples, groups = moments.mean.shape
+    view, count = _plan(x.shape, axis, groups)
+    if samples != x.shape[0] or moments.count != count:
         raise ValueError(
             f"moments: got {moments.mean.shape} statistics of {moments.count} values, wants {(x.shape[0], groups)} of "
             f"{count}, as x has"
         )
-    channels = x.shape[axis]
-    dgamma = dbeta = np.zeros((1, channels))
-    if x.size:
-        mean, m2 = moments.mean.reshape(-1), moments.m2.reshape(-1)
-        a, b, c = _near((x, dy, target), axis, view)
-        dgamma, dbeta = kernels.run(
-            kernels.GRAD, view, a, b, c, gamma, None, mean, m2, float(count), eps, threads, *plan
-        )
-        _back(c, target, axis)
+    dgamma, dbeta = kernels.run(
+        kernels.BACKWARD,
+        kernels.GROUP,
+        samples,
+        view,
+        groups,
+        x,
+        dy,
+        target,
+        gamma,
+        None,
+        moments.mean,
+        moments.m2,
+        eps,
+        threads,
+    )
     if target is not dx:
         dx[...] = target
-    return dx, *(sums.reshape(-1, channels).sum(0).astype(x.dtype) for sums in (dgamma, dbeta))
+    return dx, dgamma, dbeta
 
 
 instance_norm_backward = group_norm_backward
@@ -188,19 +193,17 @@ def _forward(x, groups, gamma, beta, axis, eps, out, num_threads):
         x, axis, None, out, gamma, beta, None, None, eps, num_threads
     )
     groups = x.shape[axis] if groups is None else groups
-    view, plan, count = _plan(x.shape, axis, groups)
-    if not x.size:
-        return y, Moments._of(count, *np.zeros((2, x.shape[0], groups)))
-    a, b = _near((x, target), axis, view)
-    mean, m2 = kernels.run(kernels.TRAIN, view, a, None, b, gamma, beta, None, None, 1.0, eps, threads, *plan)
-    _back(b, target, axis)
+    view, count = _plan(x.shape, axis, groups)
+    mean, m2 = kernels.run(
+        kernels.FORWARD, kernels.GROUP, x.shape[0], view, groups, x, None, target, gamma, beta, None, None, eps, threads
+    )
     if target is not y:
         y[...] = target
-    return y, Moments._of(count, mean.reshape(-1, groups), m2.reshape(-1, groups))
+    return y, Moments._of(count, mean.reshape(x.shape[0], groups), m2.reshape(x.shape[0], groups))
 
 
 def _plan(shape, axis, groups):
-    """(view, (samples, share, period), values a statistic) of a shape: job.h says what these mean."""
+    """((outer, channels, inner) of one sample, values a statistic) of a shape."""
     axis %= len(shape)
     if axis == 0:
         raise ValueError("axis: got 0, wants the channel axis; axis 0 are the samples")
@@ -211,25 +214,8 @@ def _plan(shape, axis, groups):
         raise TypeError(f"groups: got {groups!r}, wants an integer") from None
     if groups < 0 or (channels % groups if groups else channels):
         raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
-    share = channels // max(groups, 1)
-    between, inner = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
-    count = between * inner * share
+    outer, inner = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
+    count = outer * inner * (channels // max(groups, 1))
     if count == 1:
         raise ValueError(f"x: got one value a statistic (shape {shape}, {groups} groups), wants at least 2")
-    if inner == 1:  # rows of lanes, sample after sample
-        return (between, channels, 1), (shape[0], share, channels), count
-    return (1, shape[0] * channels, between * inner), (1, share, channels), count
-
-
-def _near(arrays, axis, view):
-    """The arrays, or, if channels lie neither first nor last, copies in which they lie first."""
-    axis %= arrays[0].ndim
-    if axis == 1 or view[2] == 1:
-        return arrays
-    return tuple(np.ascontiguousarray(np.moveaxis(array, axis, 1)) for array in arrays)
-
-
-def _back(copy, target, axis):
-    """The copy of an output into that output, if it is one."""
-    if copy is not target:
-        target[...] = np.moveaxis(copy, 1, axis)
+    return (outer, channels, inner), count

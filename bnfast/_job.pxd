@@ -23,10 +23,10 @@ cdef extern from "job.h" nogil:
         int relu
         int points
         int about_zero
+        int64_t samples
         int64_t outer
         int64_t channels
         int64_t inner
-        int64_t samples
         int64_t share
         int64_t period
         const rows_table *op
@@ -42,6 +42,7 @@ cdef extern from "job.h" nogil:
         job_vector var
         job_vector dgamma
         job_vector dbeta
+        char *room
 
     enum:
         JOB_COEFS
@@ -52,6 +53,8 @@ cdef extern from "job.h" nogil:
     bint job_two_sweeps(const job *)
     bint job_from_both(const job *)
     job_vector job_from(job_vector, int64_t)
+    double job_get(job_vector, int64_t, double)
+    void job_set(job_vector, int64_t, double)
     double job_shift(const job *, int64_t)
     double job_round(const job *, double)
     void job_given(const job *, int64_t, double *)

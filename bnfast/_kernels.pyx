@@ -1,39 +1,63 @@
-"""From checked arrays to a job, and the job to the schedule of its layout. The arrays are trusted: _geometry checks."""
+"""From checked arrays to a call of the C face (_call.pyx), and back. The arrays are trusted: _geometry checks."""
 cimport numpy as cnp
-from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
-from . cimport _channels_first, _channels_last
-from ._job cimport (
-    JOB_GRAD,
-    JOB_GRAD_FROZEN,
-    JOB_INFER,
-    JOB_MOMENTS,
-    JOB_TRAIN,
-    job,
-    job_has_dy,
-    job_has_sums,
-    job_pass,
-    job_two_sweeps,
-    job_vector,
+from . cimport (
+    BNFAST_BACKWARD,
+    BNFAST_BATCH,
+    BNFAST_BFLOAT16,
+    BNFAST_FLOAT16,
+    BNFAST_FLOAT32,
+    BNFAST_FLOAT64,
+    BNFAST_FORWARD,
+    BNFAST_GROUP,
+    BNFAST_LAYER,
+    BNFAST_MOMENTS,
+    BNFAST_NORMALIZE,
+    BNFAST_NORMALIZE_BACKWARD,
+    BNFAST_RMS,
+    bnfast_call,
 )
-from ._machine cimport ROWS_F32, ROWS_F64, llc_bytes, rows_table, table, threads_for
+from ._call cimport the_table
 
 cnp.import_array()
 
-MOMENTS, TRAIN, INFER, GRAD, GRAD_FROZEN = JOB_MOMENTS, JOB_TRAIN, JOB_INFER, JOB_GRAD, JOB_GRAD_FROZEN
+MOMENTS, FORWARD, NORMALIZE = BNFAST_MOMENTS, BNFAST_FORWARD, BNFAST_NORMALIZE
+BACKWARD, NORMALIZE_BACKWARD = BNFAST_BACKWARD, BNFAST_NORMALIZE_BACKWARD
+BATCH, GROUP, LAYER, RMS = BNFAST_BATCH, BNFAST_GROUP, BNFAST_LAYER, BNFAST_RMS
 
 
 cdef extern from "numpy/arrayobject.h" nogil:
+    int NPY_USERDEF
     bint PyArray_CheckExact(object)
     bint PyArray_ISCARRAY_RO(cnp.ndarray)
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
     bint PyArray_ISWRITEABLE(cnp.ndarray)
 
 
+cdef int bfloat16 = -1  # the number that NumPy gave ml_dtypes' type, once one has been seen
+
+
+cdef int dtype_of(cnp.ndarray array) noexcept:
+    """The BNFAST_ number of an array's dtype, -1 if it has none."""
+    global bfloat16
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number == cnp.NPY_FLOAT32:
+        return BNFAST_FLOAT32
+    if number == cnp.NPY_FLOAT64:
+        return BNFAST_FLOAT64
+    if number == cnp.NPY_FLOAT16:
+        return BNFAST_FLOAT16
+    if number >= NPY_USERDEF and bfloat16 < 0 and array.dtype.name == "bfloat16":
+        bfloat16 = number
+    return BNFAST_BFLOAT16 if number == bfloat16 else -1
+
+
 def plain(array):
-    """Is this an exact ndarray, C-contiguous, aligned, of native float32 or float64?"""
+    """Is this an exact ndarray, C-contiguous, aligned, of a native float type that the kernels take?"""
     return is_plain(array)
 
 
@@ -51,22 +75,18 @@ cpdef bint same_start(cnp.ndarray a, cnp.ndarray b):
 
 cpdef bint any_negative(cnp.ndarray vector):
     """Is any value of a plain vector below zero?"""
-    cdef job_vector v = vector_of(vector)
+    cdef bint wide = is_wide(vector)
+    cdef void *data = cnp.PyArray_DATA(vector)
     cdef int64_t i
     for i in range(cnp.PyArray_SIZE(vector)):
-        if (<double *> v.data)[i] < 0 if v.wide else (<float *> v.data)[i] < 0:
+        if (<double *> data)[i] < 0 if wide else (<float *> data)[i] < 0:
             return True
     return False
 
 
 cdef bint is_plain(x):
     """Is x what plain() says?"""
-    return (
-        PyArray_CheckExact(x)
-        and PyArray_ISCARRAY_RO(x)
-        and (cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 or cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64)
-        and PyArray_ISNOTSWAPPED(x)
-    )
+    return PyArray_CheckExact(x) and PyArray_ISCARRAY_RO(x) and PyArray_ISNOTSWAPPED(x) and dtype_of(x) >= 0
 
 
 cdef bint is_twin(a, cnp.ndarray x):
@@ -86,6 +106,7 @@ cdef bint is_vector(v, cnp.npy_intp channels, out):
         return True
     return (
         is_plain(v)
+        and dtype_of(v) <= BNFAST_FLOAT64
         and cnp.PyArray_NDIM(v) == 1
         and cnp.PyArray_DIM(v, 0) == channels
         and (out is None or not overlap(v, out))
@@ -134,12 +155,20 @@ def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
     return outer, channels, inner
 
 
-cdef inline job_vector vector_of(cnp.ndarray array):
-    cdef job_vector v
-    v.data, v.wide = NULL, 0
-    if array is not None:
-        v.data, v.wide = cnp.PyArray_DATA(array), cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64
-    return v
+cdef inline bint is_wide(cnp.ndarray vector):
+    """Is it there, and of float64?"""
+    return vector is not None and cnp.PyArray_TYPE(vector) == cnp.NPY_FLOAT64
+
+
+cdef inline void *data_of(cnp.ndarray array):
+    return cnp.PyArray_DATA(array) if array is not None else NULL
+
+
+cdef inline cnp.ndarray as_wide(cnp.ndarray vector, bint wide):
+    """A vector of float64, or as it is if that is not wanted."""
+    if vector is None or not wide or cnp.PyArray_TYPE(vector) == cnp.NPY_FLOAT64:
+        return vector
+    return cnp.PyArray_Cast(vector, cnp.NPY_FLOAT64)
 
 
 cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
@@ -163,65 +192,63 @@ def blend(cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarr
     return new_mean, new_var
 
 
-cdef bint streams(const job *j, int64_t size) noexcept nogil:
-    """Is the output, of `size` bytes, written past the cache? Then no line is read only to be overwritten, which pays
-    for what would not stay in the cache anyway; a second sweep also wants the room for its inputs."""
-    return size * (4 if job_two_sweeps(j) else 2) > llc_bytes()
+def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups, cnp.ndarray x not None,
+        cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var,
+        double eps, int threads, bint relu=False, cnp.ndarray residual=None, cnp.ndarray y=None,
+        cnp.ndarray dresidual=None):
+    """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
 
-
-def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
-        cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, double var_count, double eps, int threads,
-        cnp.npy_intp samples=1, cnp.npy_intp share=1, cnp.npy_intp period=0, bint relu=False,
-        cnp.ndarray residual=None):
-    """One pass. view: (outer, channels, inner), none of them 0; threads: 0 for the default; the rest as in job.h.
-
-    Returns the vectors it made: (mean, m2) in float64, (dgamma, dbeta) in the parameters' type, or None. Where samples
-    have statistics of their own, dgamma and dbeta are those of each sample, in float64.
+    Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or None.
     """
-    cdef job j
+    cdef bnfast_call c
     cdef int status
+    cdef int64_t need
+    cdef bint back = op == BNFAST_BACKWARD or op == BNFAST_NORMALIZE_BACKWARD
+    cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
     cdef cnp.npy_intp size
-    cdef bint own = samples > 1 or period > 0
     cdef cnp.ndarray first = None, second = None
-    j.outer, j.channels, j.inner = view
-    j.samples, j.share, j.period = samples, share, period if period else j.channels
-    j.points = j.about_zero = 0
-    j.relu = relu
-    j.op_pass = <job_pass> op
-    j.op = table(ROWS_F64 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64 else ROWS_F32)
-    j.x = cnp.PyArray_BYTES(x)
-    j.dy = cnp.PyArray_BYTES(dy) if dy is not None else NULL
-    j.res = cnp.PyArray_BYTES(residual) if residual is not None else NULL
-    j.out = cnp.PyArray_BYTES(out) if out is not None else NULL
-    j.eps = eps
-    j.var_count = var_count
-    j.gamma, j.beta = vector_of(gamma), vector_of(beta)
-    if job_has_sums(&j):
-        size = samples * j.channels // (1 if job_has_dy(&j) else share)
-        first = new_vector(size, own or j.op.wide or not job_has_dy(&j))
-        second = new_vector(size, own or j.op.wide or not job_has_dy(&j))
-    if op == JOB_TRAIN or op == JOB_MOMENTS:
-        j.mean, j.var = vector_of(first), vector_of(second)
-    else:
-        j.mean, j.var = vector_of(mean), vector_of(var)
-        j.dgamma, j.dbeta = vector_of(first), vector_of(second)
-    j.threads = threads_for(samples * j.outer * j.channels * j.inner, threads)
-    j.stream = streams(&j, cnp.PyArray_NBYTES(x))
+    cdef void *room = NULL
+    memset(&c, 0, sizeof(c))
+    gamma, beta, mean, var = as_wide(gamma, wide), as_wide(beta, wide), as_wide(mean, True), as_wide(var, True)
+    c.struct_size = sizeof(c)
+    c.dtype, c.param_dtype = dtype_of(x), BNFAST_FLOAT64 if wide else BNFAST_FLOAT32
+    c.norm, c.relu, c.threads = norm, relu, threads
+    c.samples, c.groups, c.eps = samples, groups, eps
+    c.outer, c.channels, c.inner = view
+    c.x, c.dy, c.residual, c.y = data_of(x), data_of(dy), data_of(residual), data_of(y)
+    c.out, c.dresidual = data_of(out), data_of(dresidual)
+    c.gamma, c.beta = data_of(gamma), data_of(beta)
+    c.mean, c.m2, c.var = <double *> data_of(mean), <double *> data_of(var), <double *> data_of(var)
+    if back:
+        size = c.inner if norm == BNFAST_LAYER or norm == BNFAST_RMS else c.channels
+        first, second = new_vector(size, wide), new_vector(size, wide)
+        c.dgamma, c.dbeta = cnp.PyArray_DATA(first), cnp.PyArray_DATA(second)
+    elif op != BNFAST_NORMALIZE:
+        size = samples * groups if norm == BNFAST_GROUP else c.channels
+        first, second = new_vector(size, True), new_vector(size, True)
+        c.mean, c.m2 = <double *> cnp.PyArray_DATA(first), <double *> cnp.PyArray_DATA(second)
+    if samples == 0:  # which the C face would take for 1
+        first[:], second[:] = 0, 0
+        return first, second
     with nogil:
-        status = _channels_last.run(&j) if j.inner == 1 else _channels_first.run(&j)
-    if status:
+        need = the_table.workspace(op, &c)
+        if need > 0:
+            room = malloc(need)
+            c.workspace, c.workspace_size = room, need
+        if need <= 0 or room != NULL:
+            status = the_table.run(op, &c)
+        free(room)
+    if need > 0 and room == NULL:
         raise MemoryError("bnfast: no memory for partial sums")
+    if status:
+        raise ValueError(the_table.strerror(status).decode())
+    if back and wide and not is_wide(x):
+        return cnp.PyArray_Cast(first, cnp.NPY_FLOAT32), cnp.PyArray_Cast(second, cnp.NPY_FLOAT32)
     return (first, second) if first is not None else None
 
 
-def gate(cnp.ndarray dy not None, cnp.ndarray y not None, cnp.ndarray out not None, int threads):
-    """out = dy where y is above 0, else 0: back through a ReLU. All plain, of one shape and dtype."""
-    cdef const rows_table *op = table(ROWS_F64 if cnp.PyArray_TYPE(dy) == cnp.NPY_FLOAT64 else ROWS_F32)
-    cdef const char *a = cnp.PyArray_BYTES(dy)
-    cdef const char *b = cnp.PyArray_BYTES(y)
-    cdef char *c = cnp.PyArray_BYTES(out)
-    cdef int64_t size = cnp.PyArray_SIZE(dy), item = op.item, lines = (size + 63) // 64, first, last
-    cdef int t, count = threads_for(size, threads)
-    for t in prange(count, num_threads=count, nogil=True, schedule="static"):
-        first, last = lines * t // count * 64, min(lines * (t + 1) // count * 64, size)
-        op.gate(c + first * item, a + first * item, b + first * item, last - first)
+def merge(int64_t count, cnp.ndarray mean not None, cnp.ndarray m2 not None, int64_t other_count,
+          cnp.ndarray other_mean not None, cnp.ndarray other_m2 not None):
+    """Merges the second moments into the first, in place. All plain float64, of one shape."""
+    the_table.merge(cnp.PyArray_SIZE(mean), count, <double *> cnp.PyArray_DATA(mean), <double *> cnp.PyArray_DATA(m2),
+                    other_count, <double *> cnp.PyArray_DATA(other_mean), <double *> cnp.PyArray_DATA(other_m2))

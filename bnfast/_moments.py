@@ -6,6 +6,8 @@ import operator
 
 import numpy as np
 
+from ._kernels import merge
+
 _new = object.__new__
 
 
@@ -105,13 +107,9 @@ class Moments:
             raise TypeError(f"other: got {type(other).__name__}, wants Moments")
         if self.mean.shape != other.mean.shape:
             raise ValueError(f"other: got {other.mean.size} channels, wants {self.mean.size}")
-        if not self.count or not other.count:
-            some = self if self.count else other
-            return Moments._of(some.count, some.mean.copy(), some.m2.copy())
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        return Moments._of(count, mean, self.m2 + other.m2 + delta * delta * (self.count * (other.count / count)))
+        mean, m2 = self.mean.copy(), self.m2.copy()
+        merge(self.count, mean, m2, other.count, other.mean, other.m2)
+        return Moments._of(self.count + other.count, mean, m2)
 
     def __repr__(self):
         return f"Moments(count={self.count}, mean={self.mean}, var={self.var})"

@@ -102,10 +102,23 @@ def batch_norm(
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count = axes[0] * axes[2]
-    if not x.size:
-        return y, _empty_moments(count, axes[1])
     mean, m2 = kernels.run(
-        kernels.TRAIN, axes, x, None, target, gamma, beta, None, None, 1.0, eps, threads, 1, 1, 0, relu, residual
+        kernels.FORWARD,
+        kernels.BATCH,
+        1,
+        axes,
+        1,
+        x,
+        None,
+        target,
+        gamma,
+        beta,
+        None,
+        None,
+        eps,
+        threads,
+        relu,
+        residual,
     )
     if target is not y:
         y[...] = target
@@ -157,10 +170,24 @@ def normalize(
         x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
-    if x.size:
-        kernels.run(
-            kernels.INFER, axes, x, None, target, gamma, beta, mean, var, 1.0, eps, threads, 1, 1, 0, relu, residual
-        )
+    kernels.run(
+        kernels.NORMALIZE,
+        kernels.BATCH,
+        1,
+        axes,
+        1,
+        x,
+        None,
+        target,
+        gamma,
+        beta,
+        mean,
+        var,
+        eps,
+        threads,
+        relu,
+        residual,
+    )
     if target is not y:
         y[...] = target
     return y
@@ -284,29 +311,24 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
     outer, channels, inner = axes
     if y is not None and not relu:
         raise ValueError("y: got an array, wants None without an activation; the residual's gradient is dy itself")
-    op, var_count = kernels.GRAD_FROZEN, 1.0
+    op = kernels.NORMALIZE_BACKWARD
     if moments is not None:
-        op, var_count = kernels.GRAD, float(moments.count)
+        op = kernels.BACKWARD
         if mean.size != channels or moments.count != outer * inner:
             raise ValueError(
                 f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {outer * inner}, "
                 "as x has"
             )
-    dresidual = ()
+    dresidual = None
     if y is not None:
-        y, relu = geometry.twin("y", y, x), False
-        dresidual = (np.empty_like(dy),)
-        kernels.gate(dy, y, *dresidual, threads)
-        dy = dresidual[0]
-    if x.size:
-        dgamma, dbeta = kernels.run(
-            op, axes, x, dy, target, gamma, beta, mean, var, var_count, eps, threads, 1, 1, 0, relu
-        )
-    else:
-        dgamma, dbeta = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
+        y, dresidual = geometry.twin("y", y, x), np.empty_like(dy)
+        y = y.copy() if geometry.shared(y, target) and target is not y else y
+    dgamma, dbeta = kernels.run(
+        op, kernels.BATCH, 1, axes, 1, x, dy, target, gamma, beta, mean, var, eps, threads, relu, None, y, dresidual
+    )
     if target is not dx:
         dx[...] = target
-    return dx, dgamma, dbeta, *dresidual
+    return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
 
 @_documented
@@ -339,14 +361,10 @@ def moments(x, *, axis=1, num_threads=None):
     axes = geometry.view(x.shape, axis)
     outer, channels, inner = axes
     threads = geometry.thread_count("num_threads", num_threads)
-    if not x.size:
-        return _empty_moments(outer * inner, channels)
-    mean, m2 = kernels.run(kernels.MOMENTS, axes, x, None, None, None, None, None, None, 1.0, 1.0, threads)
+    mean, m2 = kernels.run(
+        kernels.MOMENTS, kernels.BATCH, 1, axes, 1, x, None, None, None, None, None, None, 1.0, threads
+    )
     return Moments._of(outer * inner, mean, m2)
-
-
-def _empty_moments(count, channels):
-    return Moments._of(count, np.zeros(channels), np.zeros(channels))
 
 
 def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):

@@ -4,10 +4,10 @@
    statistic, and apply the coefficients it returns. Everything here is float64, so it is the same on every ISA.
 
    A statistic is shared by `share` neighbouring channels: 1 of them in a batch norm, where the samples of the batch are
-   part of `outer`. In an instance or group norm each sample has statistics of its own. Channels first, its channels
-   simply follow those of the sample before, and gamma and beta repeat after `period` of them; channels last, the job is
-   done once for each of `samples`. In a layer or RMS norm (`points`) each run has a statistic, and each element of a run
-   a gamma and a beta. */
+   part of `outer`. In an instance or group norm each sample has statistics of its own. Where `outer` is 1 its channels
+   simply follow those of the sample before, and gamma and beta repeat after `period` of them; else the job is done once
+   for each of `samples`. In a layer or RMS norm (`points`) each run has a statistic, and each element of a run a gamma
+   and a beta. */
 #ifndef BNFAST_JOB_H
 #define BNFAST_JOB_H
 
@@ -37,8 +37,8 @@ typedef struct {
     int relu;                            /* out = max(out, 0); backward, dy is gated by what forward had */
     int points;                          /* gamma and beta have `inner` values, of the type computed with, both present */
     int about_zero;                      /* the mean counts as 0 (RMS) */
+    int64_t samples;                     /* so many arrays, one after the other: */
     int64_t outer, channels, inner;      /* x, dy, res and out are C-contiguous (outer, channels, inner) */
-    int64_t samples;                     /* so many of them, one after the other */
     int64_t share, period;               /* channels to a statistic, channels until gamma repeats */
     const rows_table *op;
     const char *x, *dy, *res;            /* res, if there is one, is added before the ReLU */
@@ -48,6 +48,7 @@ typedef struct {
     job_vector gamma, beta;              /* in: absent means 1 and 0 */
     job_vector mean, var;                /* in; JOB_MOMENTS and JOB_TRAIN write them (mean, m2; float64) */
     job_vector dgamma, dbeta;            /* out, one a channel (before repetition), or an element (points) */
+    char *room;                          /* scratch, as much as the schedule's room() says, at a multiple of 8 */
 } job;
 
 enum { JOB_COEFS = 8 };                  /* rows.h says what they are */
@@ -57,6 +58,7 @@ static inline double job_get(job_vector v, int64_t c, double absent) {
 }
 
 static inline void job_set(job_vector v, int64_t c, double value) {
+    if (!v.data) return;
     if (v.wide)
         ((double *)v.data)[c] = value;
     else

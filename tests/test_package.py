@@ -54,8 +54,9 @@ def test_wheel(tmp_path):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     plain = {re.sub(r"\.[^/]*\.so$", ".so", name) for name in names}
     python = {f"bnfast/{path.name}" for path in (ROOT / "bnfast").glob("*.py*") if path.suffix in (".py", ".pyi")}
-    assert plain == python | {"bnfast/py.typed"} | {
-        f"bnfast/{name}.so" for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_kernels")
+    assert plain == python | {"bnfast/py.typed", "bnfast/__init__.pxd", "bnfast/include/bnfast.h"} | {
+        f"bnfast/{name}.so"
+        for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_points", "_call", "_kernels")
     }
     assert wheel.stat().st_size < 3 << 20
 

@@ -1,0 +1,4 @@
+from . cimport bnfast_api
+
+
+cdef bnfast_api the_table

@@ -1,0 +1,484 @@
+"""One call: looked through, laid out in memory, and given to its schedule. The table that include/bnfast.h describes is
+the one way to the kernels, for Python (_kernels.pyx) and other extensions alike."""
+from cpython.pycapsule cimport PyCapsule_New
+from cython.parallel cimport prange
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+
+
+from . cimport (
+    BNFAST_ABI_VERSION,
+    BNFAST_API_VERSION,
+    BNFAST_BACKWARD,
+    BNFAST_BAD_CALL,
+    BNFAST_BAD_COUNT,
+    BNFAST_BAD_DTYPE,
+    BNFAST_BAD_EPS,
+    BNFAST_BAD_GROUPS,
+    BNFAST_BAD_NORM,
+    BNFAST_BAD_SHAPE,
+    BNFAST_BAD_THREADS,
+    BNFAST_BAD_VARIANCE,
+    BNFAST_BATCH,
+    BNFAST_BFLOAT16,
+    BNFAST_FLOAT32,
+    BNFAST_FLOAT64,
+    BNFAST_FORWARD,
+    BNFAST_GROUP,
+    BNFAST_LAYER,
+    BNFAST_MISALIGNED,
+    BNFAST_MISSING,
+    BNFAST_MOMENTS,
+    BNFAST_NORMALIZE,
+    BNFAST_NORMALIZE_BACKWARD,
+    BNFAST_OK,
+    BNFAST_OVERLAP,
+    BNFAST_RMS,
+    BNFAST_SMALL_WORKSPACE,
+    BNFAST_STATUSES,
+    _channels_first,
+    _channels_last,
+    _points,
+    bnfast_api,
+    bnfast_call,
+)
+from ._job cimport (
+    JOB_GRAD,
+    JOB_GRAD_FROZEN,
+    JOB_INFER,
+    JOB_MOMENTS,
+    JOB_TRAIN,
+    job,
+    job_from,
+    job_get,
+    job_has_dy,
+    job_has_output,
+    job_pass,
+    job_set,
+    job_two_sweeps,
+    job_vector,
+)
+from ._machine cimport llc_bytes, rows_type, table, threads_for
+
+cdef enum:
+    SMALL = 1 << 14   # bytes of scratch that fit the stack
+    LINE = 64
+    ARRAYS = 16       # that a call has
+
+cdef job_pass[5] passes
+passes[:] = [JOB_MOMENTS, JOB_TRAIN, JOB_INFER, JOB_GRAD, JOB_GRAD_FROZEN]  # BNFAST_MOMENTS, ...
+
+cdef const char *messages[BNFAST_STATUSES + 1]
+messages[:] = [
+    "no error",
+    "no call, a struct_size that this library does not know, no such pass, or y without relu",
+    "dtype or param_dtype: no such type",
+    "norm: no such norm, or it has not got this pass, a ReLU or a residual",
+    "samples, outer, channels, inner: negative, too large, or not the shape of this norm",
+    "groups: do not divide channels",
+    "x: one value a statistic, wants at least 2",
+    "eps: wants a finite number above 0",
+    "threads: below 0",
+    "var: got a negative variance, wants 0 or more",
+    "an array that this pass needs is missing",
+    "an array does not lie at a multiple of its elements' size",
+    "an output shares memory with another array",
+    "workspace: smaller than what bnfast_workspace() says",
+    "no such status",
+]
+
+
+# ---- what is asked for ----
+
+cdef inline int64_t times(int64_t a, int64_t b) noexcept nogil:
+    """a * b of two numbers from 0 to 2^63 - 1, at most 2^63 - 1."""
+    cdef int64_t most = <int64_t> ((<unsigned long long> 1 << 63) - 1)
+    return most if b and a > most // b else a * b
+
+
+cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
+    """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
+    cdef int64_t size
+    cdef bint points, training
+    if given == NULL or given.struct_size != sizeof(bnfast_call):
+        return BNFAST_BAD_CALL
+    if not BNFAST_MOMENTS <= op <= BNFAST_NORMALIZE_BACKWARD:
+        return BNFAST_BAD_CALL
+    c[0] = given[0]
+    if not (BNFAST_FLOAT32 <= c.dtype <= BNFAST_BFLOAT16 and BNFAST_FLOAT32 <= c.param_dtype <= BNFAST_FLOAT64):
+        return BNFAST_BAD_DTYPE
+    points = c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS
+    if not BNFAST_BATCH <= c.norm <= BNFAST_RMS or (points and (c.relu or c.residual != NULL)):
+        return BNFAST_BAD_NORM
+    if c.norm != BNFAST_BATCH and (op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD):
+        return BNFAST_BAD_NORM
+    if c.samples == 0:
+        c.samples = 1
+    if c.samples < 0 or c.outer < 0 or c.channels < 0 or c.inner < 0:
+        return BNFAST_BAD_SHAPE
+    if (c.samples > 1 and c.norm != BNFAST_GROUP) or (points and c.outer != 1):
+        return BNFAST_BAD_SHAPE
+    # Sizes of 0 count as 1 here, so that what does not fit is refused whatever the order; 128: the widest temporary.
+    size = times(times(max(c.samples, 1), max(c.outer, 1)), times(max(c.channels, 1), max(c.inner, 1)))
+    if times(size, 128) == <int64_t> ((<unsigned long long> 1 << 63) - 1):
+        return BNFAST_BAD_SHAPE
+    if c.norm == BNFAST_GROUP and (c.groups < 0 or (c.channels % c.groups if c.groups else c.channels)):
+        return BNFAST_BAD_GROUPS
+    if c.threads < 0:
+        return BNFAST_BAD_THREADS
+    training = op == BNFAST_FORWARD
+    if op != BNFAST_MOMENTS and not 0 < c.eps < INFINITY:
+        return BNFAST_BAD_EPS
+    j.op_pass = passes[op]
+    j.samples, j.outer, j.channels, j.inner = c.samples, c.outer, c.channels, c.inner
+    j.share = j.channels // c.groups if c.norm == BNFAST_GROUP and c.groups else 1
+    j.period = j.channels
+    j.points, j.about_zero, j.relu = points, c.norm == BNFAST_RMS, c.relu != 0
+    j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
+    j.eps = c.eps
+    j.var_count = 1
+    if op == BNFAST_BACKWARD:
+        j.var_count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
+    if training and not points and j.outer * j.inner * j.share == 1 and j.samples and j.channels:
+        return BNFAST_BAD_COUNT
+    if j.outer == 1 and j.samples > 1 and j.inner > 1:
+        j.channels *= j.samples
+        j.samples = 1
+    size = c.samples * c.outer * c.channels * c.inner
+    j.threads = threads_for(size, c.threads)
+    # The output is written past the cache if it would not stay there anyway: no line is read only to be overwritten. A
+    # second sweep also wants the room for its inputs.
+    j.stream = size * j.op.item * (4 if job_two_sweeps(j) else 2) > llc_bytes()
+    return BNFAST_OK
+
+
+cdef struct span:
+    const char *first
+    int64_t size
+    int64_t item
+    bint written
+    bint beside    # an output may be this very array
+    bint needed
+
+
+cdef struct spans:
+    span[ARRAYS] at
+    int count
+
+
+cdef inline void note(spans *s, const void *first, int64_t count, int64_t item, bint written, bint beside,
+                      bint needed) noexcept nogil:
+    cdef span *new = &s.at[s.count]
+    if count == 0 or (first == NULL and not needed):
+        return
+    new.first, new.size, new.item = <const char *> first, count * item, item
+    new.written, new.beside, new.needed = written, beside, needed
+    s.count += 1
+
+
+cdef int look_through(int op, const bnfast_call *c, const job *j) noexcept nogil:
+    """Are the arrays there, aligned and apart?"""
+    cdef spans s
+    cdef int64_t size = c.samples * c.outer * c.channels * c.inner, item = j.op.item
+    cdef int64_t param = sizeof(double) if c.param_dtype == BNFAST_FLOAT64 else sizeof(float)
+    cdef int64_t params = c.inner if j.points else c.channels
+    cdef int64_t statistics = c.samples * (c.channels // j.share)
+    cdef bint back = job_has_dy(j), frozen = op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
+    cdef bint writes = not (back or frozen)
+    cdef const double *squares = c.var if frozen else c.m2
+    cdef int64_t i
+    cdef int a, b
+    s.count = 0
+    if job_has_output(j):
+        note(&s, c.out, size, item, True, True, True)
+    if back:
+        if c.y != NULL:
+            if not c.relu:
+                return BNFAST_BAD_CALL
+            note(&s, c.y, size, item, False, True, True)
+            note(&s, c.dresidual, size, item, True, False, True)
+        note(&s, c.dgamma, params, param, True, False, False)
+        note(&s, c.dbeta, params, param, True, False, False)
+    note(&s, c.mean, statistics, sizeof(double), writes, False, True)
+    note(&s, squares, statistics, sizeof(double), writes, False, True)
+    note(&s, c.workspace, c.workspace_size if c.workspace_size > 0 else 0, 1, True, False, False)
+    note(&s, c.x, size, item, False, True, True)
+    if back:
+        note(&s, c.dy, size, item, False, True, True)
+    elif op != BNFAST_MOMENTS:
+        note(&s, c.residual, size, item, False, True, False)
+    if op != BNFAST_MOMENTS:
+        note(&s, c.gamma, params, param, False, False, False)
+        note(&s, c.beta, params, param, False, False, False)
+    for a in range(s.count):
+        if s.at[a].first == NULL:
+            return BNFAST_MISSING
+        if <size_t> s.at[a].first % s.at[a].item:
+            return BNFAST_MISALIGNED
+    for a in range(s.count):
+        if not s.at[a].written:
+            continue
+        for b in range(s.count):
+            if (
+                a != b
+                and s.at[a].first < s.at[b].first + s.at[b].size
+                and s.at[b].first < s.at[a].first + s.at[a].size
+                and not may_share(c, s.at[a].first, &s.at[b])
+            ):
+                return BNFAST_OVERLAP
+    if not writes:
+        for i in range(statistics):
+            if squares[i] < 0:
+                return BNFAST_BAD_VARIANCE
+    return BNFAST_OK
+
+
+cdef bint may_share(const bnfast_call *c, const void *output, const span *other) noexcept nogil:
+    """May this output be that array? out: an input, from its start. dresidual: dy or y."""
+    if output == c.out:
+        return other.beside and not other.written and other.first == output
+    if output == c.dresidual:
+        return other.first == output and (output == c.dy or output == c.y) and output != c.x and output != c.out
+    return False
+
+
+# ---- where it is put, and who does it ----
+
+cdef inline int64_t lines(int64_t bytes) noexcept nogil:
+    return (bytes + LINE - 1) // LINE * LINE
+
+
+cdef int64_t schedule_room(const job *j) noexcept nogil:
+    if j.points and job_has_dy(j):
+        return lines(_points.room(j))
+    return lines(_channels_last.room(j) if j.inner == 1 and not j.points else _channels_first.room(j))
+
+
+cdef void schedule(const job *j) noexcept nogil:
+    if j.points and job_has_dy(j):
+        _points.run(j)
+    elif j.inner == 1 and not j.points:
+        _channels_last.run(j)
+    else:
+        _channels_first.run(j)
+
+
+cdef job nth_sample(const job *j, int64_t sample, char *room) noexcept nogil:
+    """The job of one sample."""
+    cdef job own = j[0]
+    cdef int64_t at = sample * j.outer * j.channels * j.inner * j.op.item, statistic = sample * (j.channels // j.share)
+    own.samples = 1
+    own.room = room
+    own.x = j.x + at
+    if j.dy != NULL:
+        own.dy = j.dy + at
+    if j.res != NULL:
+        own.res = j.res + at
+    if j.out != NULL:
+        own.out = j.out + at
+    own.mean, own.var = job_from(j.mean, statistic), job_from(j.var, statistic)
+    own.dgamma, own.dbeta = job_from(j.dgamma, sample * j.channels), job_from(j.dbeta, sample * j.channels)
+    return own
+
+
+cdef inline bint samples_apart(const job *j) noexcept nogil:
+    """Does each thread take samples of its own?"""
+    return j.threads > 1 and j.samples >= j.threads
+
+
+cdef int64_t job_room(const job *j) noexcept nogil:
+    cdef job one = j[0]
+    if samples_apart(j):
+        one.threads = 1
+        return schedule_room(&one) * j.threads
+    return schedule_room(&one)
+
+
+cdef void do_samples(const job *j, int64_t first, int64_t last, int threads, char *room) noexcept nogil:
+    cdef int64_t sample
+    cdef job own
+    for sample in range(first, last):
+        own = nth_sample(j, sample, room)
+        own.threads = threads
+        schedule(&own)
+
+
+cdef void do_job(const job *j) noexcept nogil:
+    cdef int t
+    cdef int64_t size
+    if j.samples == 1:
+        schedule(j)
+    elif samples_apart(j):
+        size = job_room(j) // j.threads
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            do_samples(j, j.samples * t // j.threads, j.samples * (t + 1) // j.threads, 1, j.room + t * size)
+    else:
+        do_samples(j, 0, j.samples, j.threads, j.room)
+
+
+cdef int64_t own_sums(const bnfast_call *c, const job *j) noexcept nogil:
+    """Bytes for the dgamma, or dbeta, of each sample, which are then added up; 0 if there is nothing to add."""
+    return lines(c.samples * c.channels * sizeof(double)) if job_has_dy(j) and c.norm == BNFAST_GROUP else 0
+
+
+cdef int64_t own_params(const job *j) noexcept nogil:
+    """Bytes for gamma, or beta, of the type computed with, which point norms want."""
+    return lines(j.inner * (sizeof(double) if j.op.wide else sizeof(float))) if j.points else 0
+
+
+cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:
+    cdef int64_t bytes = 2 * own_sums(c, j) + 2 * own_params(j) + job_room(j)
+    return bytes if bytes > SMALL else 0
+
+
+cdef job_vector vector(const void *data, bint wide) noexcept nogil:
+    cdef job_vector v
+    v.data, v.wide = <void *> data, wide
+    return v
+
+
+cdef void put_params(job_vector *v, const job *j, double absent, char *room) noexcept nogil:
+    """A vector as point norms want it: itself, or in `room`."""
+    cdef job_vector new = vector(room, j.op.wide)
+    cdef int64_t i
+    if v.data == NULL or v.wide != new.wide:
+        for i in range(j.inner):
+            job_set(new, i, job_get(v[0], i, absent))
+        v[0] = new
+
+
+cdef void add_up(const job *j, int64_t samples, int64_t channels, job_vector each, job_vector total) noexcept nogil:
+    """total = the sum over samples of `each`, float64."""
+    cdef double *sums = <double *> each.data
+    cdef int64_t n, c
+    for n in range(1, samples):
+        for c in range(channels):
+            sums[c] += sums[n * channels + c]
+    for c in range(channels):
+        job_set(total, c, sums[c])
+
+
+cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
+    """dresidual = dy where y is above 0, else 0: back through a ReLU."""
+    cdef int64_t item = j.op.item, parts = (size + LINE - 1) // LINE, first, last
+    cdef int t
+    for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+        first, last = parts * t // j.threads * LINE, min(parts * (t + 1) // j.threads * LINE, size)
+        j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,
+                  <const char *> c.y + first * item, last - first)
+
+
+cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
+    """What an empty array gives: zeros."""
+    cdef int64_t i
+    if job_has_dy(j):
+        for i in range(c.inner if j.points else c.channels):
+            job_set(j.dgamma, i, 0)
+            job_set(j.dbeta, i, 0)
+    elif j.op_pass != JOB_INFER:
+        for i in range(c.samples * (c.channels // j.share)):
+            c.mean[i] = c.m2[i] = 0
+
+
+cdef int run(int op, const bnfast_call *given) noexcept nogil:
+    cdef bnfast_call c
+    cdef job j
+    cdef char[SMALL] small
+    cdef char *room = small
+    cdef int status = describe(op, given, &c, &j)
+    cdef int64_t need, size
+    cdef bint wide
+    cdef job_vector dgamma, dbeta
+    if status == BNFAST_OK:
+        status = look_through(op, &c, &j)
+    if status != BNFAST_OK:
+        return status
+    wide = c.param_dtype == BNFAST_FLOAT64
+    j.x, j.dy, j.res, j.out = <char *> c.x, <char *> c.dy, <char *> c.residual, <char *> c.out
+    if job_has_dy(&j):
+        j.res = NULL
+    else:
+        j.dy = NULL
+    j.gamma, j.beta = vector(c.gamma, wide), vector(c.beta, wide)
+    j.mean = vector(c.mean, True)
+    j.var = vector(c.var if op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD else c.m2, True)
+    j.dgamma, j.dbeta = vector(c.dgamma, wide), vector(c.dbeta, wide)
+    if c.norm == BNFAST_RMS:
+        j.beta.data = NULL
+    size = c.samples * c.outer * c.channels * c.inner
+    if size == 0:
+        nothing(&c, &j)
+        return BNFAST_OK
+    need = bytes_for(&c, &j)
+    while need > c.workspace_size and j.threads > 1:  # the default may have grown since the workspace was made
+        j.threads -= 1
+        need = bytes_for(&c, &j)
+    if need:
+        if need > c.workspace_size:
+            return BNFAST_SMALL_WORKSPACE
+        if c.workspace == NULL:
+            return BNFAST_MISSING
+        room = <char *> c.workspace
+    if j.points:
+        put_params(&j.gamma, &j, 1, room)
+        put_params(&j.beta, &j, 0, room + own_params(&j))
+        room += 2 * own_params(&j)
+    dgamma, dbeta = j.dgamma, j.dbeta
+    if own_sums(&c, &j):
+        j.dgamma, j.dbeta = vector(room, True), vector(room + own_sums(&c, &j), True)
+        room += 2 * own_sums(&c, &j)
+    if job_has_dy(&j) and c.y != NULL:
+        gate(&c, &j, size)
+        j.dy, j.relu = <char *> c.dresidual, 0
+    j.room = room
+    do_job(&j)
+    if own_sums(&c, &j):
+        add_up(&j, c.samples, c.channels, j.dgamma, dgamma)
+        add_up(&j, c.samples, c.channels, j.dbeta, dbeta)
+    return BNFAST_OK
+
+
+cdef int64_t workspace(int op, const bnfast_call *given) noexcept nogil:
+    cdef bnfast_call c
+    cdef job j
+    cdef int status = describe(op, given, &c, &j)
+    if status != BNFAST_OK:
+        return -status
+    return bytes_for(&c, &j) if c.samples * c.outer * c.channels * c.inner else 0
+
+
+cdef const char *strerror(int status) noexcept nogil:
+    return messages[status if 0 <= status < BNFAST_STATUSES else BNFAST_STATUSES]
+
+
+cdef int merge(int64_t n, int64_t count, double *mean, double *m2, int64_t other_count, const double *other_mean,
+               const double *other_m2) noexcept nogil:
+    """Chan, Golub & LeVeque (1979), for two samples; a count of 0 leaves the other."""
+    cdef int64_t i
+    cdef double total = <double> count + <double> other_count, delta
+    if n < 0 or count < 0 or other_count < 0:
+        return BNFAST_BAD_SHAPE
+    if n and (mean == NULL or m2 == NULL or other_mean == NULL or other_m2 == NULL):
+        return BNFAST_MISSING
+    if other_count == 0:
+        return BNFAST_OK
+    for i in range(n):
+        if count == 0:
+            mean[i], m2[i] = other_mean[i], other_m2[i]
+        else:
+            delta = other_mean[i] - mean[i]
+            mean[i] += delta * (<double> other_count / total)
+            m2[i] += other_m2[i] + delta * delta * (<double> count * (<double> other_count / total))
+    return BNFAST_OK
+
+
+cdef bnfast_api the_table
+the_table.abi_version = BNFAST_ABI_VERSION
+the_table.api_version = BNFAST_API_VERSION
+the_table.struct_size = sizeof(bnfast_api)
+the_table.run = run
+the_table.workspace = workspace
+the_table.strerror = strerror
+the_table.merge = merge
+the_table.threads = threads_for
+api = PyCapsule_New(&the_table, "bnfast._call.api", NULL)
