@@ -130,17 +130,21 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
     room: for 2 sums a channel of a statistic, and the coefficients of a group."""
     cdef int64_t group = group_size(j), stride = j.channels * j.inner, c, g, n, size, ahead
     cdef double *coefs = room + 2 * j.share
-    # Storing one group leaves the loads idle: fetch the next one meanwhile, if it finds room in the cache.
-    cdef bint fetch = job_two_sweeps(j) and j.outer * j.inner * j.op.item * (2 if job_has_dy(j) else 1) <= l2_bytes()
+    cdef int64_t fetch  # rows of the next group that are fetched early
     g = first
     while g < last:
         size = min(group, last - g)
         for n in range(size // j.share):
             c = n * j.share
             work_statistic(j, k, g + c, coefs + c * JOB_COEFS, room)
+        # Storing one group leaves the loads idle: fetch the next one meanwhile, as much of it as finds room in the cache.
+        if job_two_sweeps(j) and g + size < last:
+            fetch = l2_bytes() * 3 // 4 // (size * j.inner * j.op.item * (2 if job_has_dy(j) else 1))
+        else:
+            fetch = 0
         if job_has_output(j):
-            ahead = size * j.inner if fetch and g + size < last else 0
             for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
+                ahead = size * j.inner if n < fetch else 0
                 apply(j, n * stride + g * j.inner, size, j.inner, j.inner, coefs, JOB_COEFS, ahead)
         g += size
     if j.stream:

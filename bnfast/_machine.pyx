@@ -63,7 +63,7 @@ cdef void fence() noexcept nogil:
 
 
 def isas():
-    """The instruction sets that this CPU can run, the widest first, by the names BNFAST_ISA takes."""
+    """The instruction sets that this CPU can run, the fastest first, by the names BNFAST_ISA takes."""
     names, i = [], 0
     while rows_available(i):
         names.append(rows_available(i).name.decode())

@@ -28,6 +28,7 @@
 #include <stdint.h>
 
 enum { ROWS_LANES = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
+enum { ROWS_FAR = 1 << 14 }; /* bytes that a sweep through memory fetches ahead of what it reads */
 
 typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
 
@@ -85,10 +86,10 @@ typedef struct {
     const rows_table *type[ROWS_TYPES];
 } rows_isa;
 
-/* The ISA called `name`, or the widest one if name is NULL. NULL: unknown, or not on this CPU. */
+/* The ISA called `name`, or the fastest one if name is NULL. NULL: unknown, or not on this CPU. */
 const rows_isa *rows_select(const char *name);
 
-/* The i-th ISA that this CPU can run, the widest first; NULL past the last. */
+/* The i-th ISA that this CPU can run, the fastest first; NULL past the last. */
 const rows_isa *rows_available(int i);
 
 /* Orders streaming stores before whatever this thread does next. */
