@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
 
 from ._config import get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
+from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from ._moments import Moments
 from .functional import batch_norm, batch_norm_backward, fold_batch_norm, moments, normalize, normalize_backward
 from .modules import BatchNorm
@@ -35,10 +36,14 @@ __all__ = [
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "moments",
     "normalize",
     "normalize_backward",
     "release_memory",
+    "rms_norm",
+    "rms_norm_backward",
     "set_num_threads",
     "set_recycled_memory",
     "show_config",

@@ -8,6 +8,7 @@ __version__: str
 __all__: list[str]
 
 _Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+_Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 class Moments:
     count: int
@@ -119,6 +120,47 @@ def instance_norm_backward(
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, _Floats, _Floats]: ...
+def layer_norm(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axes: _Axes = -1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, Moments]: ...
+def rms_norm(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    *,
+    axes: _Axes = -1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, Moments]: ...
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    gamma: ArrayLike | None = None,
+    *,
+    axes: _Axes = -1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+def rms_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    moments: Moments,
+    gamma: ArrayLike | None = None,
+    *,
+    axes: _Axes = -1,
+    eps: float = 1e-5,
+    out: _Floats | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[_Floats, _Floats]: ...
 def fold_batch_norm(
     weight: ArrayLike,
     bias: ArrayLike | None,

@@ -92,8 +92,8 @@ def twin(name, value, x):
     return value
 
 
-def vector(name, value, channels):
-    """One value a channel, float32 or float64; None stays None."""
+def vector(name, value, channels, each="a channel"):
+    """One value a channel (or `each` of another number, or shape), float32 or float64; None stays None."""
     if value is None:
         return None
     if not plain(value):
@@ -105,8 +105,9 @@ def vector(name, value, channels):
             raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
         value = np.require(found, np.float32 if found.dtype.newbyteorder("=") == np.float32 else np.float64, ["C", "A"])
         value = np.asarray(value)
-    if value.ndim != 1 or value.size != channels:
-        raise ValueError(f"{name}: got shape {value.shape}, wants ({channels},), one value a channel")
+    shape = channels if isinstance(channels, tuple) else (channels,)
+    if value.shape != shape:
+        raise ValueError(f"{name}: got shape {value.shape}, wants {shape}, one value {each}")
     return value
 
 
@@ -154,11 +155,11 @@ def shared(a, b):
     return overlap(a, b) if plain(a) and plain(b) else np.may_share_memory(a, b)
 
 
-def output(out, x, inputs):
+def output(out, x, inputs, apart=()):
     """(the array to compute into, the array to return).
 
     They are one unless `out` has other strides or alignment, or shares memory with an input without starting at x or
-    dy itself: the result is then made apart and copied, so that it is right.
+    dy itself, or with one of `apart`: the result is then made apart and copied, so that it is right.
     """
     if out is None:
         y = _memory.output(x)
@@ -174,6 +175,8 @@ def output(out, x, inputs):
     for given in inputs:
         if given is not None and overlap(out, given) and not (given.shape == out.shape and same_start(out, given)):
             return _memory.output(x), out
+    if any(given is not None and overlap(out, given) for given in apart):
+        return _memory.output(x), out
     return out, out
 
 

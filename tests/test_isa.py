@@ -30,9 +30,8 @@ def run(isa, *command):
 
 @pytest.mark.parametrize("isa", [name for name in ALL if name != NOW])
 def test_kernels_on(isa):
-    done = run(
-        isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_accuracy.py", "tests/test_reproducible.py"
-    )
+    files = [f"tests/test_{name}.py" for name in ("accuracy", "reproducible", "layers")]
+    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 
@@ -50,6 +49,11 @@ def digest():
                 results = [y, moments.mean, moments.m2, *bnfast.batch_norm_backward(b, a, moments, gamma, axis=axis)]
                 results += [bnfast.normalize(a, moments.mean, moments.var, gamma, beta, axis=axis)]
                 results += bnfast.normalize_backward(b, a, moments.mean, moments.var, gamma, axis=axis)
+                point, _ = parameters(shape[-1])
+                y, moments = bnfast.layer_norm(a, point, point)
+                results += [y, moments.mean, moments.m2, *bnfast.layer_norm_backward(b, a, moments, point)]
+                y, moments = bnfast.rms_norm(a, point)
+                results += [y, moments.m2, *bnfast.rms_norm_backward(b, a, moments, point)]
                 for result in results:
                     sha.update(result.tobytes())
     return sha.hexdigest()

@@ -18,7 +18,16 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "name", ["bnfast", "bnfast.functional", "bnfast._groups", "bnfast.modules", "bnfast._moments", "bnfast._config"]
+    "name",
+    [
+        "bnfast",
+        "bnfast.functional",
+        "bnfast._groups",
+        "bnfast._layers",
+        "bnfast.modules",
+        "bnfast._moments",
+        "bnfast._config",
+    ],
 )
 def test_docstring_examples(name):
     tried = doctest.testmod(importlib.import_module(name))
