@@ -85,6 +85,8 @@ def group_norm(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    activation: Literal["relu"] | None = None,
+    residual: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, Moments]: ...
@@ -95,6 +97,8 @@ def instance_norm(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    activation: Literal["relu"] | None = None,
+    residual: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, Moments]: ...
@@ -106,9 +110,12 @@ def group_norm_backward(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    beta: ArrayLike | None = None,
+    activation: Literal["relu"] | None = None,
+    y: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[_Floats, _Floats, _Floats]: ...
+) -> tuple[_Floats, ...]: ...
 def instance_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -117,9 +124,12 @@ def instance_norm_backward(
     *,
     axis: SupportsIndex = 1,
     eps: float = 1e-5,
+    beta: ArrayLike | None = None,
+    activation: Literal["relu"] | None = None,
+    y: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
-) -> tuple[_Floats, _Floats, _Floats]: ...
+) -> tuple[_Floats, ...]: ...
 def layer_norm(
     x: ArrayLike,
     gamma: ArrayLike | None = None,

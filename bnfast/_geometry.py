@@ -192,3 +192,14 @@ def addend(residual, x, target):
         return None
     residual = twin("residual", residual, x)
     return residual.copy() if overlap(residual, target) and not same_start(residual, target) else residual
+
+
+def gated(y, relu, x, dy, target):
+    """(y as a twin of x, an array for the residual's gradient), or two Nones: what backward takes to open the gate by.
+    y comes by a copy if `target` would overwrite it out of step."""
+    if y is None:
+        return None, None
+    if not relu:
+        raise ValueError("y: got an array, wants None without an activation; the residual's gradient is dy itself")
+    y = twin("y", y, x)
+    return y.copy() if overlap(y, target) and target is not y else y, np.empty_like(dy)

@@ -12,7 +12,9 @@ from .functional import _documented
 
 
 @_documented
-def group_norm(x, groups, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def group_norm(
+    x, groups, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+):
     """Normalize each group of channels of each sample by its own mean and variance.
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, with the biased variance over the channels of a group and all axes
@@ -29,6 +31,7 @@ def group_norm(x, groups, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, 
     {axis}
         Not 0. No layout is transposed or copied.
     {eps}
+    {fused}
     {out}
     {num_threads}
 
@@ -59,11 +62,13 @@ def group_norm(x, groups, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, 
     >>> moments.mean
     array([[ 2., 20.]])
     """
-    return _forward(x, groups, gamma, beta, axis, eps, out, num_threads)
+    return _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads)
 
 
 @_documented
-def instance_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def instance_norm(
+    x, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+):
     """Normalize each channel of each sample by its own mean and variance.
 
     A group norm with a group for each channel. Ulyanov, Vedaldi & Lempitsky (2016), "Instance Normalization",
@@ -78,6 +83,7 @@ def instance_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_t
     {axis}
         Not 0. No layout is transposed or copied.
     {eps}
+    {fused}
     {out}
     {num_threads}
 
@@ -102,11 +108,13 @@ def instance_norm(x, gamma=None, beta=None, *, axis=1, eps=1e-5, out=None, num_t
     array([[[-1.,  1.],
             [ 6.,  8.]]])
     """
-    return _forward(x, None, gamma, beta, axis, eps, out, num_threads)
+    return _forward(x, None, gamma, beta, axis, eps, activation, residual, out, num_threads)
 
 
 @_documented
-def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=None, num_threads=None):
+def group_norm_backward(
+    dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+):
     """The gradients of group_norm and of instance_norm.
 
     With g = dy * gamma, xhat = (x - mean) / sqrt(var + eps) and means over each statistic's values:
@@ -124,6 +132,7 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
     {gamma}
     {axis}
     {eps}
+    {fused_back}
     {out}
         It may also be dy itself.
     {num_threads}
@@ -134,6 +143,8 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
         Gradient by x, of its shape and dtype; `out` if that was given.
     dgamma, dbeta : ndarray, shape (C,)
         Gradients by gamma and beta, float32 (float64 if x is).
+    dresidual : ndarray
+        Only if y was given: gradient by the residual.
 
     Raises
     ------
@@ -154,8 +165,9 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
         raise TypeError(f"moments: got {moments!r}, wants the Moments that group_norm or instance_norm returned")
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
-    _, x, dy, target, dx, gamma, _, _, _, eps, threads = geometry.prepare(
-        x, axis, dy, out, gamma, None, None, None, eps, num_threads
+    relu = geometry.is_relu(activation)
+    _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
+        x, axis, dy, out, gamma, beta, None, None, eps, num_threads
     )
     samples, groups = moments.mean.shape
     view, count = _plan(x.shape, axis, groups)
@@ -164,6 +176,7 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
             f"moments: got {moments.mean.shape} statistics of {moments.count} values, wants {(x.shape[0], groups)} of "
             f"{count}, as x has"
         )
+    y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         kernels.BACKWARD,
         kernels.GROUP,
@@ -174,28 +187,48 @@ def group_norm_backward(dy, x, moments, gamma=None, *, axis=1, eps=1e-5, out=Non
         dy,
         target,
         gamma,
-        None,
+        beta,
         moments.mean,
         moments.m2,
         eps,
         threads,
+        relu,
+        None,
+        y,
+        dresidual,
     )
     if target is not dx:
         dx[...] = target
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
 
 instance_norm_backward = group_norm_backward
 
 
-def _forward(x, groups, gamma, beta, axis, eps, out, num_threads):
+def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads):
     _, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads
     )
+    relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     groups = x.shape[axis] if groups is None else groups
     view, count = _plan(x.shape, axis, groups)
     mean, m2 = kernels.run(
-        kernels.FORWARD, kernels.GROUP, x.shape[0], view, groups, x, None, target, gamma, beta, None, None, eps, threads
+        kernels.FORWARD,
+        kernels.GROUP,
+        x.shape[0],
+        view,
+        groups,
+        x,
+        None,
+        target,
+        gamma,
+        beta,
+        None,
+        None,
+        eps,
+        threads,
+        relu,
+        residual,
     )
     if target is not y:
         y[...] = target

@@ -309,8 +309,6 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
         x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, frozen=moments is None
     )
     outer, channels, inner = axes
-    if y is not None and not relu:
-        raise ValueError("y: got an array, wants None without an activation; the residual's gradient is dy itself")
     op = kernels.NORMALIZE_BACKWARD
     if moments is not None:
         op = kernels.BACKWARD
@@ -319,10 +317,7 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
                 f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {outer * inner}, "
                 "as x has"
             )
-    dresidual = None
-    if y is not None:
-        y, dresidual = geometry.twin("y", y, x), np.empty_like(dy)
-        y = y.copy() if geometry.shared(y, target) and target is not y else y
+    y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         op, kernels.BATCH, 1, axes, 1, x, dy, target, gamma, beta, mean, var, eps, threads, relu, None, y, dresidual
     )

@@ -110,6 +110,42 @@ def test_same_bits_for_any_thread_count_and_in_place(shape, axis, groups, dtype)
     assert same_bits(own, results[0][2])
 
 
+@pytest.mark.parametrize(("shape", "axis", "groups"), CASES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_and_residual_are_the_same_as_after_it(shape, axis, groups, dtype):
+    rng = np.random.default_rng(0)
+    x, residual, dy = (rng.standard_normal(shape).astype(dtype) * 2 + 1 for _ in range(3))
+    gamma, beta = parameters(shape[axis])
+    plain, moments = forward(x, gamma, beta, axis, groups)
+    for add, activation in ((None, "relu"), (residual, None), (residual, "relu")):
+        want = plain if add is None else plain + add
+        want = np.where(want < 0, dtype(0), want) if activation else want
+        for threads in THREADS:
+            fused = dict(activation=activation, residual=add, num_threads=threads)
+            y, again = forward(x, gamma, beta, axis, groups, **fused)
+            assert same_bits(y, want)
+            assert same_bits(again.m2, moments.m2)
+        if not activation:
+            continue
+        shut = np.where(y > 0, dy, dtype(0))
+        exact = bnfast.group_norm_backward(shut, x, moments, gamma, axis=axis)
+        for threads in THREADS:
+            options = dict(axis=axis, activation="relu", num_threads=threads)
+            if add is None:
+                dx, *sums = bnfast.group_norm_backward(dy, x, moments, gamma, beta=beta, **options)
+            else:
+                dx, *sums, dresidual = bnfast.group_norm_backward(dy, x, moments, gamma, y=y, **options)
+                assert same_bits(dresidual, shut)
+                assert same_bits(dx, exact[0])
+            assert all(same_bits(a, b) for a, b in zip(sums, exact[1:], strict=True))
+            var = rows(np.zeros(shape), axis, groups)[0] + moments.var.reshape(-1, 1)
+            scale = abs(spread(gamma, shape, axis)) / np.sqrt(back(var, np.moveaxis(x, axis, 1).shape, axis) + 1e-5)
+            assert (abs(dx - exact[0]) <= 4 * np.finfo(dtype).eps * scale * (1 + abs(dy))).all()
+    own = residual.copy()
+    assert forward(x, gamma, beta, axis, groups, residual=own, activation="relu", out=own)[0] is own
+    assert same_bits(own, y)
+
+
 def test_central_differences():
     rng = np.random.default_rng(5)
     x, weight = rng.standard_normal((2, 2, 4, 3))
@@ -151,6 +187,9 @@ X = np.ones((2, 4, 3), np.float32)
         (lambda: bnfast.group_norm(X, 2, axis=0), ValueError, "axis: got 0"),
         (lambda: bnfast.instance_norm(X[:, :, :1]), ValueError, "x: got one value a statistic"),
         (lambda: bnfast.group_norm(X, 2, gamma=[1, 2]), ValueError, "gamma: got shape"),
+        (lambda: bnfast.group_norm(X, 2, activation="gelu"), ValueError, "activation: got 'gelu'"),
+        (lambda: bnfast.instance_norm(X, residual=X[:1]), ValueError, "residual: got shape"),
+        (lambda: bnfast.group_norm_backward(X, X, bnfast.group_norm(X, 2)[1], y=X), ValueError, "y: got an array"),
         (lambda: bnfast.group_norm_backward(X, X, bnfast.moments(X)), TypeError, "moments: got"),
         (lambda: bnfast.group_norm_backward(X[:1], X[:1], bnfast.group_norm(X, 2)[1]), ValueError, "moments: got"),
         (lambda: bnfast.group_norm_backward(None, X, bnfast.group_norm(X, 2)[1]), TypeError, "dy: got None"),
