@@ -21,13 +21,17 @@ from ._groups import group_norm, group_norm_backward, instance_norm, instance_no
 from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from ._moments import Moments
 from .functional import batch_norm, batch_norm_backward, fold_batch_norm, moments, normalize, normalize_backward
-from .modules import BatchNorm
+from .modules import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
     "Moments",
+    "RMSNorm",
     "batch_norm",
     "batch_norm_backward",
     "fold_batch_norm",

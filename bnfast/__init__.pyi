@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, SupportsIndex, TypeAlias, overload
+from os import PathLike
+from typing import IO, Any, Literal, Self, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -180,17 +181,48 @@ def fold_batch_norm(
     eps: float | None = None,
 ) -> tuple[_Floats, _Floats]: ...
 
-class BatchNorm:
-    channels: int
-    axis: int
+class _Norm:
     eps: float
-    momentum: float | None
-    unbiased: bool
     gamma: _Floats | None
     beta: _Floats | None
     dgamma: _Floats | None
     dbeta: _Floats | None
     training: bool
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def save(self, file: str | PathLike[str] | IO[bytes]) -> None: ...
+    def load(self, file: str | PathLike[str] | IO[bytes]) -> None: ...
+
+class _ChannelNorm(_Norm):
+    channels: int
+    axis: int
+    activation: Literal["relu"] | None
+    def __call__(
+        self,
+        x: ArrayLike,
+        out: _Floats | None = None,
+        *,
+        residual: ArrayLike | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> _Floats: ...
+    def backward(
+        self, dy: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
+    ) -> Any: ...  # dx, or (dx, dresidual) after a residual
+
+class _RowNorm(_Norm):
+    shape: tuple[int, ...]
+    def __call__(
+        self, x: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+    def backward(
+        self, dy: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
+    ) -> _Floats: ...
+
+class BatchNorm(_ChannelNorm):
+    momentum: float | None
+    unbiased: bool
     def __init__(
         self,
         channels: SupportsIndex,
@@ -199,6 +231,7 @@ class BatchNorm:
         eps: float = 1e-5,
         momentum: float | None = 0.9,
         unbiased: bool = True,
+        activation: Literal["relu"] | None = None,
         scale: bool = True,
         shift: bool = True,
         dtype: DTypeLike = "float32",
@@ -209,16 +242,50 @@ class BatchNorm:
     def running_var(self) -> NDArray[np.float64]: ...
     @property
     def num_batches_tracked(self) -> int: ...
-    def train(self, mode: bool = True) -> Self: ...
-    def eval(self) -> Self: ...
-    def __call__(
-        self, x: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
-    ) -> _Floats: ...
-    def backward(
-        self, dy: ArrayLike, out: _Floats | None = None, *, num_threads: SupportsIndex | None = None
-    ) -> _Floats: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+class GroupNorm(_ChannelNorm):
+    groups: int
+    def __init__(
+        self,
+        groups: SupportsIndex,
+        channels: SupportsIndex,
+        *,
+        axis: SupportsIndex = 1,
+        eps: float = 1e-5,
+        activation: Literal["relu"] | None = None,
+        scale: bool = True,
+        shift: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None: ...
+
+class InstanceNorm(GroupNorm):
+    def __init__(
+        self,
+        channels: SupportsIndex,
+        *,
+        axis: SupportsIndex = 1,
+        eps: float = 1e-5,
+        activation: Literal["relu"] | None = None,
+        scale: bool = True,
+        shift: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None: ...
+
+class LayerNorm(_RowNorm):
+    def __init__(
+        self,
+        shape: _Axes,
+        *,
+        eps: float = 1e-5,
+        scale: bool = True,
+        shift: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None: ...
+
+class RMSNorm(_RowNorm):
+    def __init__(
+        self, shape: _Axes, *, eps: float = 1e-5, scale: bool = True, dtype: DTypeLike = "float32"
+    ) -> None: ...
 
 def get_num_threads() -> int: ...
 def set_num_threads(count: SupportsIndex | None) -> None: ...

@@ -111,11 +111,11 @@ def vector(name, value, channels, each="a channel"):
     return value
 
 
-def statistic(name, value, channels):
+def statistic(name, value, channels, each="a channel"):
     """Like vector(), but it must be there."""
     if value is None:
-        raise TypeError(f"{name}: got None, wants an array of shape ({channels},)")
-    return vector(name, value, channels)
+        raise TypeError(f"{name}: got None, wants an array, one value {each}")
+    return vector(name, value, channels, each)
 
 
 def variance(name, value, channels):

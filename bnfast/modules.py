@@ -1,17 +1,323 @@
-"""Thin classes: parameters and running averages, and nothing else of their own."""
+"""Thin classes: parameters, running averages, what backward needs, and nothing else of their own."""
 
 from __future__ import annotations
 
 import operator
+import os
 import threading
 
 import numpy as np
 
 from . import functional as F
+from ._groups import group_norm, group_norm_backward
 from ._kernels import blend
+from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+
+_SHARED = {
+    "eps": """eps : float
+        Added to the variance inside the square root; above 0.""",
+    "affine": """scale, shift : bool
+        Whether there is a gamma, a beta; without it the attribute is None.
+    dtype : dtype
+        Of gamma and beta: float32 or float64.""",
+    "axis": """axis : int
+        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
+    "activation": """activation : None or "relu"
+        "relu": y = max(y, 0), in the same sweep, after the residual if a call has one.""",
+    "gradients": """dgamma, dbeta : ndarray like gamma and beta, or None
+        Their gradients, from the last backward().""",
+    "mode": """training : bool
+        The mode, which changes nothing here; train() and eval() set it, so that containers can call them.""",
+    "x": """x : ndarray
+            The data, float32 or float64. Kept by reference for backward().""",
+    "out": """out : ndarray, optional
+            Where the result goes, of the shape and dtype of x. If it shares memory with x, backward() has nothing left
+            to work from and says so.""",
+    "returns": """num_threads : int, optional
+            Threads for this call.
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of x; `out` if that was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; nothing has been written and no statistic changed.""",
+    "errors": """TypeError, ValueError
+        If an argument does not fit; the message names it.""",
+}
 
 
-class BatchNorm:
+def _documented(thing):
+    """Fills in the paragraphs that the docstrings share."""
+    for key, text in _SHARED.items():
+        thing.__doc__ = thing.__doc__.replace("{" + key + "}", text)
+    return thing
+
+
+def _size(name, value):
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, wants an integer") from None
+    if value < 0:
+        raise ValueError(f"{name}: got {value}, wants 0 or more")
+    return value
+
+
+class _Norm:
+    """What all norms have: gamma, beta and their gradients, a mode, and state that can be kept.
+
+    A norm is _forward(x, **options) -> (y, saved) and _backward(dy, x, saved, **options) -> (result, dgamma, dbeta).
+    """
+
+    _shown = ()  # the attributes that repr() tells: the positional arguments, then None, then the others
+
+    def __init__(self, shape, eps, scale, shift, dtype):
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: got {dtype}, wants float32 or float64")
+        self.eps = F.geometry.epsilon(eps)
+        self.gamma = np.ones(shape, dtype) if scale else None
+        self.beta = np.zeros(shape, dtype) if shift else None
+        self.dgamma = self.dbeta = None
+        self.training = True
+        self._lock = threading.Lock()
+        self._saved = None  # x, and what else backward needs, of the last call
+
+    def train(self, mode=True):
+        """Switch to training mode (or, with False, to evaluation); returns the object."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Switch to evaluation mode; returns the object."""
+        return self.train(False)
+
+    @_documented
+    def __call__(self, x, out=None, *, num_threads=None):
+        """Normalize x.
+
+        Parameters
+        ----------
+        {x}
+        {out}
+        {returns}
+        """
+        y, saved = self._forward(x, out=out, num_threads=num_threads)
+        self._saved = None if out is not None and F.geometry.shared(out, x) else (x, saved)
+        return y
+
+    def backward(self, dy, out=None, *, num_threads=None):
+        """The gradient by x of the last call, given the one by its result; sets dgamma and dbeta.
+
+        Parameters
+        ----------
+        dy : ndarray
+            Of the shape and dtype of x.
+        out : ndarray, optional
+            Where dx goes; it may be dy itself.
+        num_threads : int, optional
+            Threads for this call.
+
+        Returns
+        -------
+        ndarray
+            dx; or, after a call with a residual, the tuple (dx, dresidual), whose second is dy itself if there is no
+            activation. In the mode of the last call: through the batch's statistics, or with frozen running averages.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet, or it overwrote x.
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        if self._saved is None:
+            raise RuntimeError("backward: no x to work from; call the object first, with an out that is not x")
+        x, saved = self._saved
+        result, dgamma, dbeta = self._backward(dy, x, saved, out=out, num_threads=num_threads)
+        self.dgamma = None if self.gamma is None else dgamma
+        self.dbeta = None if self.beta is None else dbeta
+        return result
+
+    def state_dict(self):
+        """Copies of all that is learned, by name: gamma and beta, those there are, and a BatchNorm's running_mean,
+        running_var and num_batches_tracked."""
+        return {name: np.array(value) for name in ("gamma", "beta") if (value := getattr(self, name)) is not None}
+
+    def load_state_dict(self, state):
+        """Take over what state_dict() returned.
+
+        Parameters
+        ----------
+        state : mapping
+            With exactly the names that state_dict() has here.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is missing or unknown, or a value does not fit; the object is then unchanged.
+        """
+        wanted = self.state_dict()
+        if set(state) != set(wanted):
+            raise ValueError(f"state: got {sorted(state)}, wants {sorted(wanted)}")
+        new = {name: self._fitting(name, state[name], old) for name, old in wanted.items()}
+        with self._lock:
+            self._take(new)
+
+    def _fitting(self, name, value, old):
+        """A value of load_state_dict, checked and copied."""
+        return np.array(F.geometry.statistic(name, value, old.shape, "for each element"), old.dtype)
+
+    def _take(self, new):
+        for name, value in new.items():
+            setattr(self, name, value)
+
+    def save(self, file):
+        """Write state_dict() to a file in NumPy's .npz format, which load() reads.
+
+        Parameters
+        ----------
+        file : path or binary file object
+            Of a path, as it is written, either the whole new file is left or the one that was there.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if hasattr(file, "write"):
+            np.savez(file, **self.state_dict())
+            return
+        path = os.fspath(file)
+        new = f"{os.fsdecode(path)}.{os.getpid()}-{threading.get_ident()}.new"
+        try:
+            with open(new, "xb") as stream:
+                np.savez(stream, **self.state_dict())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(new, path)
+        except BaseException:
+            if os.path.exists(new):
+                os.remove(new)
+            raise
+
+    def load(self, file):
+        """Take over what save() wrote. Nothing in the file is executed.
+
+        Parameters
+        ----------
+        file : path or binary file object
+            What save() was given.
+
+        Raises
+        ------
+        ValueError
+            If it is truncated, no such file, or of another norm or size; the message names it, and the object is
+            unchanged.
+        OSError
+            If it cannot be opened.
+        """
+        if not hasattr(file, "read"):
+            with open(file, "rb") as stream:
+                return self.load(stream)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                self.load_state_dict({name: archive[name] for name in archive.files})
+        except Exception as error:  # of many kinds: whatever a broken archive makes its readers stumble over
+            raise ValueError(f"{getattr(file, 'name', file)}: not a state of {self!r} ({error})") from error
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_saved")}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock(), _saved=None)
+
+    def __repr__(self):
+        split = self._shown.index(None)
+        words = [repr(getattr(self, name)) for name in self._shown[:split]]
+        words += [f"{name}={getattr(self, name)!r}" for name in self._shown[split + 1 :]]
+        words += [f"scale={self.gamma is not None}", f"shift={self.beta is not None}"]
+        return f"{type(self).__name__}({', '.join(words)})"
+
+
+class _ChannelNorm(_Norm):
+    """Those with a channel axis, and a ReLU and a residual in the sweep.
+
+    A norm is _normalize(x, **options) -> (y, statistics) and _gradients(dy, x, statistics, **options)."""
+
+    def __init__(self, channels, axis, eps, activation, scale, shift, dtype):
+        self.channels = _size("channels", channels)
+        try:
+            self.axis = operator.index(axis)
+        except TypeError:
+            raise TypeError(f"axis: got {axis!r}, wants an integer") from None
+        F.geometry.is_relu(activation)
+        self.activation = activation
+        super().__init__(self.channels, eps, scale, shift, dtype)
+
+    @_documented
+    def __call__(self, x, out=None, *, residual=None, num_threads=None):
+        """Normalize x, of any rank from 2 up, with C along the channel axis.
+
+        Parameters
+        ----------
+        {x}
+        {out}
+        residual : ndarray, optional
+            Added before the activation, of the shape and dtype of x; out may be it. If there is an activation, the
+            result is then kept by reference too: leave it as it is until backward(), which returns (dx, dresidual).
+        {returns}
+        """
+        if self.gamma is None and self.beta is None:  # else they will tell
+            channels = F.geometry.view(np.shape(x), self.axis)[1]
+            if channels != self.channels:
+                raise ValueError(f"x: got {channels} channels, wants {self.channels}")
+        y, statistics = self._normalize(
+            x,
+            gamma=self.gamma,
+            beta=self.beta,
+            axis=self.axis,
+            eps=self.eps,
+            activation=self.activation,
+            residual=residual,
+            out=out,
+            num_threads=num_threads,
+        )
+        kept = y if residual is not None and self.activation else None
+        lost = out is not None and F.geometry.shared(out, x)
+        self._saved = None if lost else (x, (statistics, kept, residual is not None))
+        return y
+
+    def _backward(self, dy, x, saved, out, num_threads):
+        statistics, y, added = saved
+        if added and y is None:
+            # Without an activation the residual's gradient is dy, and must not be what dx is written over.
+            dy = F.geometry.twin("dy", dy, F.geometry.array("x", x))
+            dresidual = dy.copy() if out is not None and F.geometry.shared(out, dy) else dy
+        dx, dgamma, dbeta, *more = self._gradients(
+            dy,
+            x,
+            statistics,
+            gamma=self.gamma,
+            axis=self.axis,
+            eps=self.eps,
+            beta=self.beta,
+            activation=self.activation,
+            y=y,
+            out=out,
+            num_threads=num_threads,
+        )
+        if added:
+            dx = dx, more[0] if more else dresidual
+        return dx, dgamma, dbeta
+
+
+@_documented
+class BatchNorm(_ChannelNorm):
     """Batch normalization with parameters and running averages.
 
     In training mode a call normalizes by the batch's own statistics and updates the running averages; in evaluation
@@ -21,10 +327,8 @@ class BatchNorm:
     ----------
     channels : int
         Size of the channel axis, C.
-    axis : int
-        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.
-    eps : float
-        Added to the variance inside the square root; above 0.
+    {axis}
+    {eps}
     momentum : float or None
         Weight of the old running value, in [0, 1]: running = momentum * running + (1 - momentum) * batch, as in Keras,
         Flax and ONNX. PyTorch's momentum is the weight of the new value: its 0.1 is this 0.9.
@@ -32,17 +336,14 @@ class BatchNorm:
     unbiased : bool
         Running variance from the unbiased batch variance (n - 1; the paper, PyTorch), else from the biased one
         (Keras, Flax, ONNX). Normalization always uses the biased one.
-    scale, shift : bool
-        Whether there is a gamma, a beta; without it the attribute is None.
-    dtype : dtype
-        Of gamma and beta: float32 or float64.
+    {activation}
+    {affine}
 
     Attributes
     ----------
     gamma, beta : ndarray of shape (C,), or None
         Scale and shift, yours to train.
-    dgamma, dbeta : ndarray of shape (C,), or None
-        Their gradients, from the last backward().
+    {gradients}
     running_mean, running_var : ndarray of shape (C,), float64
         The running averages. An update puts new arrays here, both in one step.
     num_batches_tracked : int
@@ -52,8 +353,7 @@ class BatchNorm:
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument does not fit; the message names it.
+    {errors}
 
     Notes
     -----
@@ -79,19 +379,22 @@ class BatchNorm:
     (2, 2)
     """
 
+    _shown = ("channels", None, "axis", "eps", "momentum", "unbiased", "activation")
+
     def __init__(
-        self, channels, *, axis=1, eps=1e-5, momentum=0.9, unbiased=True, scale=True, shift=True, dtype="float32"
+        self,
+        channels,
+        *,
+        axis=1,
+        eps=1e-5,
+        momentum=0.9,
+        unbiased=True,
+        activation=None,
+        scale=True,
+        shift=True,
+        dtype="float32",
     ):
-        try:
-            self.channels = operator.index(channels)
-            self.axis = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"channels, axis: got {channels!r} and {axis!r}, want integers") from None
-        if self.channels < 0:
-            raise ValueError(f"channels: got {channels}, wants 0 or more")
-        dtype = np.dtype(dtype)
-        if dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype: got {dtype}, wants float32 or float64")
+        super().__init__(channels, axis, eps, activation, scale, shift, dtype)
         if momentum is not None:
             try:
                 momentum = float(momentum)
@@ -99,16 +402,9 @@ class BatchNorm:
                 raise TypeError(f"momentum: got {momentum!r}, wants 0 to 1, or None") from None
             if not 0 <= momentum <= 1:
                 raise ValueError(f"momentum: got {momentum}, wants 0 to 1, or None")
-        self.eps = F.geometry.epsilon(eps)
         self.momentum = momentum
         self.unbiased = bool(unbiased)
-        self.gamma = np.ones(self.channels, dtype) if scale else None
-        self.beta = np.zeros(self.channels, dtype) if shift else None
-        self.dgamma = self.dbeta = None
-        self.training = True
         self._running = (np.zeros(self.channels), np.ones(self.channels), 0)  # mean, var, batches: replaced as one
-        self._lock = threading.Lock()
-        self._saved = None  # (x, Moments) or (x, (mean, var)) of the last call, for backward
 
     # The three are one value: whoever reads self._running once has a matching set.
 
@@ -124,57 +420,19 @@ class BatchNorm:
     def num_batches_tracked(self):
         return self._running[2]
 
-    def train(self, mode=True):
-        """Switch to training mode (or, with False, to evaluation); returns the object."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self):
-        """Switch to evaluation mode; returns the object."""
-        return self.train(False)
-
-    def __call__(self, x, out=None, *, num_threads=None):
-        """Normalize x, of any rank from 2 up, with C along the channel axis.
-
-        Parameters
-        ----------
-        x : ndarray
-            The data, float32 or float64. Kept by reference for backward().
-        out : ndarray, optional
-            Where the result goes, of the shape and dtype of x. If it shares memory with x, backward() has nothing left
-            to work from and says so.
-        num_threads : int, optional
-            Threads for this call.
-
-        Returns
-        -------
-        ndarray
-            Of the shape and dtype of x; `out` if that was given.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an argument does not fit; nothing has been written and no statistic changed.
-        """
-        if self.gamma is None and self.beta is None and self.training:  # else they, or the averages, will tell
-            channels = F.geometry.view(np.shape(x), self.axis)[1]
-            if channels != self.channels:
-                raise ValueError(f"x: got {channels} channels, wants {self.channels}")
+    def _normalize(self, x, **options):
         if self.training:
-            y, moments = F.batch_norm(
-                x, self.gamma, self.beta, axis=self.axis, eps=self.eps, out=out, num_threads=num_threads
-            )
+            y, moments = F.batch_norm(x, **options)
             if moments.count:
                 self._update(moments)
-            saved = moments
-        else:
-            mean, var, _ = self._running
-            y = F.normalize(
-                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, out=out, num_threads=num_threads
-            )
-            saved = mean, var
-        self._saved = None if out is not None and F.geometry.shared(out, x) else (x, saved)
-        return y
+            return y, moments
+        mean, var, _ = self._running
+        return F.normalize(x, mean, var, **options), (mean, var)
+
+    def _gradients(self, dy, x, statistics, **options):
+        if isinstance(statistics, tuple):
+            return F.normalize_backward(dy, x, *statistics, **options)
+        return F.batch_norm_backward(dy, x, statistics, **options)
 
     def _update(self, moments):
         divisor = moments.count - 1 if self.unbiased else moments.count
@@ -184,89 +442,243 @@ class BatchNorm:
             keep = 1 - 1 / batches if self.momentum is None else self.momentum
             self._running = *blend(old_mean, old_var, moments.mean, moments.m2, divisor, keep), batches
 
-    def backward(self, dy, out=None, *, num_threads=None):
-        """The gradient by x of the last call, given the one by its result; sets dgamma and dbeta.
-
-        Parameters
-        ----------
-        dy : ndarray
-            Of the shape and dtype of x.
-        out : ndarray, optional
-            Where dx goes; it may be dy itself.
-        num_threads : int, optional
-            Threads for this call.
-
-        Returns
-        -------
-        ndarray
-            dx. In the mode of the last call: through the batch's statistics, or with frozen running averages.
-
-        Raises
-        ------
-        RuntimeError
-            If there was no call yet, or it overwrote x.
-        TypeError, ValueError
-            If an argument does not fit.
-        """
-        if self._saved is None:
-            raise RuntimeError("backward: no x to work from; call the object first, with an out that is not x")
-        x, saved = self._saved
-        common = dict(axis=self.axis, eps=self.eps, out=out, num_threads=num_threads)
-        if isinstance(saved, tuple):
-            dx, dgamma, dbeta = F.normalize_backward(dy, x, *saved, self.gamma, **common)
-        else:
-            dx, dgamma, dbeta = F.batch_norm_backward(dy, x, saved, self.gamma, **common)
-        self.dgamma = None if self.gamma is None else dgamma
-        self.dbeta = None if self.beta is None else dbeta
-        return dx
-
     def state_dict(self):
         """Copies of gamma, beta (those there are), running_mean, running_var and num_batches_tracked, by name."""
         mean, var, batches = self._running
-        state = {"gamma": self.gamma, "beta": self.beta, "running_mean": mean, "running_var": var}
-        state = {name: np.array(value) for name, value in state.items() if value is not None}
-        state["num_batches_tracked"] = batches
-        return state
+        running = {"running_mean": mean.copy(), "running_var": var.copy(), "num_batches_tracked": batches}
+        return super().state_dict() | running
 
-    def load_state_dict(self, state):
-        """Take over what state_dict() returned.
+    def _fitting(self, name, value, old):
+        if name != "num_batches_tracked":
+            check = F.geometry.variance if name == "running_var" else F.geometry.statistic
+            return np.array(check(name, value, self.channels), old.dtype)
+        value = operator.index(value)
+        if value < 0:
+            raise ValueError(f"state: got num_batches_tracked {value}, wants 0 or more")
+        return value
 
-        Parameters
-        ----------
-        state : mapping
-            With exactly the names that state_dict() has here.
+    def _take(self, new):
+        self._running = tuple(new.pop(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
+        super()._take(new)
 
-        Raises
-        ------
-        TypeError, ValueError
-            If a name is missing or unknown, or a value does not fit; the object is then unchanged.
-        """
-        wanted = self.state_dict()
-        if set(state) != set(wanted):
-            raise ValueError(f"state: got {sorted(state)}, wants {sorted(wanted)}")
-        new = {}
-        for name, old in wanted.items():
-            if name == "num_batches_tracked":
-                new[name] = operator.index(state[name])
-                if new[name] < 0:
-                    raise ValueError(f"state: got num_batches_tracked {new[name]}, wants 0 or more")
-            else:
-                check = F.geometry.variance if name == "running_var" else F.geometry.statistic
-                new[name] = np.array(check(name, state[name], self.channels), old.dtype)
-        with self._lock:
-            for name in ("gamma", "beta"):
-                if name in new:
-                    setattr(self, name, new[name])
-            self._running = new["running_mean"], new["running_var"], new["num_batches_tracked"]
 
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_saved")}
+@_documented
+class GroupNorm(_ChannelNorm):
+    """Group normalization with parameters: each group of channels of each sample by its own mean and variance.
 
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock(), _saved=None)
+    The same in training and evaluation. Wu & He (2018), "Group Normalization", arXiv:1803.08494.
 
-    def __repr__(self):
-        return (
-            f"BatchNorm({self.channels}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
-            f"unbiased={self.unbiased}, scale={self.gamma is not None}, shift={self.beta is not None})"
+    Parameters
+    ----------
+    groups : int
+        Number of groups, which divides the channels.
+    channels : int
+        Size of the channel axis, C.
+    {axis}
+        Not 0: axis 0 are the samples.
+    {eps}
+    {activation}
+    {affine}
+
+    Attributes
+    ----------
+    gamma, beta : ndarray of shape (C,), or None
+        Scale and shift, yours to train.
+    {gradients}
+    {mode}
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> gn = bnfast.GroupNorm(2, 4)
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]], np.float32)
+    >>> gn(x).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    >>> dx = gn.backward(np.ones_like(x))
+    >>> gn.dgamma.round(3)
+    array([-1.,  1., -1.,  1.], dtype=float32)
+    """
+
+    _shown = ("groups", "channels", None, "axis", "eps", "activation")
+
+    def __init__(self, groups, channels, *, axis=1, eps=1e-5, activation=None, scale=True, shift=True, dtype="float32"):
+        super().__init__(channels, axis, eps, activation, scale, shift, dtype)
+        self.groups = _size("groups", groups)
+        if self.channels % self.groups if self.groups else self.channels:
+            raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
+
+    def _normalize(self, x, **options):
+        return group_norm(x, self.groups, **options)
+
+    def _gradients(self, dy, x, statistics, **options):
+        return group_norm_backward(dy, x, statistics, **options)
+
+
+@_documented
+class InstanceNorm(GroupNorm):
+    """Instance normalization with parameters: each channel of each sample by its own mean and variance.
+
+    The same in training and evaluation: there are no running averages. Ulyanov, Vedaldi & Lempitsky (2016), "Instance
+    Normalization", arXiv:1607.08022.
+
+    Parameters
+    ----------
+    channels : int
+        Size of the channel axis, C.
+    {axis}
+        Not 0: axis 0 are the samples.
+    {eps}
+    {activation}
+    {affine}
+        (Both default to True as in the other classes here; PyTorch's InstanceNorm has affine=False.)
+
+    Attributes
+    ----------
+    gamma, beta : ndarray of shape (C,), or None
+        Scale and shift, yours to train.
+    {gradients}
+    {mode}
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> bnfast.InstanceNorm(2)(np.array([[[1.0, 3.0], [10.0, 30.0]]])).round(3)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
+    """
+
+    _shown = ("channels", None, "axis", "eps", "activation")
+
+    def __init__(self, channels, *, axis=1, eps=1e-5, activation=None, scale=True, shift=True, dtype="float32"):
+        super().__init__(
+            channels, channels, axis=axis, eps=eps, activation=activation, scale=scale, shift=shift, dtype=dtype
         )
+
+
+class _RowNorm(_Norm):
+    """Those that normalize rows of one or several trailing axes."""
+
+    _shown = ("shape", None, "eps")
+
+    def __init__(self, shape, eps, scale, shift, dtype):
+        shape = shape if isinstance(shape, tuple | list) else (shape,)
+        self.shape = tuple(_size("shape", size) for size in shape)
+        if not self.shape:
+            raise ValueError("shape: got (), wants 1 or more sizes")
+        self._axes = -1 if len(self.shape) == 1 else tuple(range(-len(self.shape), 0))
+        super().__init__(self.shape, eps, scale, shift, dtype)
+
+    def _options(self, x, out, num_threads):
+        if np.shape(x)[-len(self.shape) :] != self.shape:
+            raise ValueError(f"x: got shape {np.shape(x)}, wants one that ends with {self.shape}")
+        return dict(axes=self._axes, eps=self.eps, out=out, num_threads=num_threads)
+
+
+@_documented
+class LayerNorm(_RowNorm):
+    """Layer normalization with parameters: each row of trailing axes by its own mean and variance.
+
+    The same in training and evaluation. Ba, Kiros & Hinton (2016), "Layer Normalization", arXiv:1607.06450.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Sizes of the trailing axes to normalize over.
+    {eps}
+    {affine}
+
+    Attributes
+    ----------
+    gamma, beta : ndarray of that shape, or None
+        Scale and shift, yours to train.
+    {gradients}
+    {mode}
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> ln = bnfast.LayerNorm(2)
+    >>> x = np.array([[1, 3], [10, 30]], np.float32)
+    >>> ln(x).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    >>> dx = ln.backward(np.ones_like(x))
+    >>> ln.dbeta
+    array([2., 2.], dtype=float32)
+    """
+
+    def __init__(self, shape, *, eps=1e-5, scale=True, shift=True, dtype="float32"):
+        super().__init__(shape, eps, scale, shift, dtype)
+
+    def _forward(self, x, **given):
+        return layer_norm(x, self.gamma, self.beta, **self._options(x, **given))
+
+    def _backward(self, dy, x, moments, **given):
+        return layer_norm_backward(dy, x, moments, self.gamma, **self._options(x, **given))
+
+
+@_documented
+class RMSNorm(_RowNorm):
+    """RMS normalization with a scale: each row of trailing axes by the root of its mean square.
+
+    The same in training and evaluation. Zhang & Sennrich (2019), "Root Mean Square Layer Normalization",
+    arXiv:1910.07467.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Sizes of the trailing axes to normalize over.
+    {eps}
+    scale : bool
+        Whether there is a gamma; without it the attribute is None.
+    dtype : dtype
+        Of gamma: float32 or float64.
+
+    Attributes
+    ----------
+    gamma : ndarray of that shape, or None
+        Scale, yours to train. (beta and dbeta are None.)
+    dgamma : ndarray like gamma, or None
+        Its gradient, from the last backward().
+    {mode}
+
+    Raises
+    ------
+    {errors}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> rms = bnfast.RMSNorm(2)
+    >>> x = np.array([[1, 7]], np.float32)
+    >>> rms(x).round(3)
+    array([[0.2, 1.4]], dtype=float32)
+    >>> dx = rms.backward(np.ones_like(x))
+    >>> rms.dgamma.round(3)
+    array([0.2, 1.4], dtype=float32)
+    """
+
+    def __init__(self, shape, *, eps=1e-5, scale=True, dtype="float32"):
+        super().__init__(shape, eps, scale, False, dtype)
+
+    def _forward(self, x, **given):
+        return rms_norm(x, self.gamma, **self._options(x, **given))
+
+    def _backward(self, dy, x, moments, **given):
+        return *rms_norm_backward(dy, x, moments, self.gamma, **self._options(x, **given)), None
