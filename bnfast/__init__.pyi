@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 __version__: str
 __all__: list[str]
 
-_Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+# bfloat16 is a type of ml_dtypes, which need not be there: to a type checker its arrays are of Any.
+_Floats: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64] | NDArray[Any]
 _Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 
 class Moments:

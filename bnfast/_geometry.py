@@ -17,7 +17,8 @@ import numpy as np
 from . import _memory
 from ._kernels import any_negative, overlap, plain, ready, same_start
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# By name: bfloat16 is not NumPy's own. The first three are computed in float32, whose values they are.
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -76,10 +77,9 @@ def array(name, value):
         found = np.asarray(value)
     except ValueError as error:
         raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
-    native = found.dtype.newbyteorder("=")
-    if native not in _FLOATS:
-        raise TypeError(f"{name}: got dtype {found.dtype}, wants float32 or float64")
-    return np.require(found, native, ["C", "A"])
+    if found.dtype.name not in _FLOATS:
+        raise TypeError(f"{name}: got dtype {found.dtype}, wants float16, bfloat16, float32 or float64")
+    return np.require(found, found.dtype.newbyteorder("="), ["C", "A"])
 
 
 def twin(name, value, x):
@@ -93,17 +93,20 @@ def twin(name, value, x):
 
 
 def vector(name, value, channels, each="a channel"):
-    """One value a channel (or `each` of another number, or shape), float32 or float64; None stays None."""
+    """One value a channel (or `each` of another number, or shape), float32 (half types are widened) or float64.
+
+    None stays None.
+    """
     if value is None:
         return None
-    if not plain(value):
+    if not plain(value) or value.dtype.itemsize < 4:
         try:
             found = np.asarray(value)
         except ValueError as error:
             raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
-        if found.dtype.kind not in "fiu" or isinstance(value, np.ma.MaskedArray):
+        if not (found.dtype.kind in "fiu" or found.dtype.name in _FLOATS) or isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
-        value = np.require(found, np.float32 if found.dtype.newbyteorder("=") == np.float32 else np.float64, ["C", "A"])
+        value = np.require(found, np.float32 if found.dtype.name in _FLOATS[:3] else np.float64, ["C", "A"])
         value = np.asarray(value)
     shape = channels if isinstance(channels, tuple) else (channels,)
     if value.shape != shape:

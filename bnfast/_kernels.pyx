@@ -38,7 +38,7 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_ISWRITEABLE(cnp.ndarray)
 
 
-cdef int bfloat16 = -1  # the number that NumPy gave ml_dtypes' type, once one has been seen
+cdef int bfloat16 = NPY_USERDEF - 1  # the number that NumPy gave to ml_dtypes' type, once one has been seen
 
 
 cdef int dtype_of(cnp.ndarray array) noexcept:
@@ -51,7 +51,7 @@ cdef int dtype_of(cnp.ndarray array) noexcept:
         return BNFAST_FLOAT64
     if number == cnp.NPY_FLOAT16:
         return BNFAST_FLOAT16
-    if number >= NPY_USERDEF and bfloat16 < 0 and array.dtype.name == "bfloat16":
+    if number >= NPY_USERDEF and number != bfloat16 and array.dtype.name == "bfloat16":
         bfloat16 = number
     return BNFAST_BFLOAT16 if number == bfloat16 else -1
 

@@ -36,6 +36,7 @@ cdef extern from "numpy/arrayobject.h":
         PyDataMemAllocator allocator
 
     object PyDataMem_SetHandler(object)
+    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void *, int)
 
 
 cdef extern from "Python.h":
@@ -79,10 +80,10 @@ cdef size_t limit = 0
 def output(cnp.ndarray x):
     """A new array of the shape and dtype of x, its values whatever they are."""
     if limit == 0 or cnp.PyArray_NBYTES(x) < LARGE:
-        return cnp.PyArray_EMPTY(x.ndim, x.shape, cnp.PyArray_TYPE(x), 0)
+        return PyArray_NewLikeArray(x, cnp.NPY_CORDER, NULL, 0)
     before = PyDataMem_SetHandler(capsule)
     try:
-        return cnp.PyArray_EMPTY(x.ndim, x.shape, cnp.PyArray_TYPE(x), 0)
+        return PyArray_NewLikeArray(x, cnp.NPY_CORDER, NULL, 0)
     finally:
         PyDataMem_SetHandler(before)
 

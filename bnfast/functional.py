@@ -9,8 +9,9 @@ from . import _kernels as kernels
 from ._moments import Moments
 
 _SHARED = {
-    "x": """x : ndarray, float32 or float64, any rank from 2 up
-        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy.""",
+    "x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 2 up
+        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy. The half
+        types (bfloat16 is ml_dtypes') are computed in float32, and the result is rounded once.""",
     "gamma": """gamma : array_like, shape (C,), optional
         Scale of each channel; absent means 1.""",
     "beta": """beta : array_like, shape (C,), optional
@@ -370,7 +371,7 @@ def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
 
     Parameters
     ----------
-    weight : array_like, float32 or float64
+    weight : array_like of float16, bfloat16, float32 or float64
         The layer's weight, with the C output channels along `axis`.
     bias : array_like, shape (C,), optional
         Its bias; None means 0.
@@ -385,7 +386,8 @@ def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
     Returns
     -------
     weight, bias : ndarray
-        New arrays, of weight's shape and (C,), both of weight's dtype; computed in float64 and rounded once.
+        New arrays, of weight's shape and (C,), both of weight's dtype; computed in float64 and rounded once
+        (to bfloat16 by way of float32).
 
     Raises
     ------

@@ -19,7 +19,7 @@ _SHARED = {
     "affine": """scale, shift : bool
         Whether there is a gamma, a beta; without it the attribute is None.
     dtype : dtype
-        Of gamma and beta: float32 or float64.""",
+        Of gamma and beta: float32 or float64. Data of the half types go with float32.""",
     "axis": """axis : int
         The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
     "activation": """activation : None or "relu"
@@ -29,7 +29,7 @@ _SHARED = {
     "mode": """training : bool
         The mode, which changes nothing here; train() and eval() set it, so that containers can call them.""",
     "x": """x : ndarray
-            The data, float32 or float64. Kept by reference for backward().""",
+            The data: float16, bfloat16, float32 or float64. Kept by reference for backward().""",
     "out": """out : ndarray, optional
             Where the result goes, of the shape and dtype of x. If it shares memory with x, backward() has nothing left
             to work from and says so.""",
@@ -647,7 +647,7 @@ class RMSNorm(_RowNorm):
     scale : bool
         Whether there is a gamma; without it the attribute is None.
     dtype : dtype
-        Of gamma: float32 or float64.
+        Of gamma: float32 or float64. Data of the half types go with float32.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ def read_only():
 BAD_FORWARD = [
     (dict(x=V), ValueError, r"^x: got shape \(3,\), wants at least 2 dimensions"),
     (dict(x=np.float32(1)), ValueError, r"^x: got shape \(\)"),
-    (dict(x=X.astype(object)), TypeError, "^x: got dtype object, wants float32 or float64"),
+    (dict(x=X.astype(object)), TypeError, "^x: got dtype object, wants float16, bfloat16, float32 or float64"),
     (dict(x=X.astype(int)), TypeError, "^x: got dtype int64"),
     (dict(x=X.astype(complex)), TypeError, "^x: got dtype complex128"),
     (dict(x=[[1.0, 2.0], [3.0]]), TypeError, "^x: got list"),

@@ -15,6 +15,7 @@ import bnfast
 HERE = Path(__file__).parent
 NOW = bnfast.show_config("dicts")["isa"]
 ALL = bnfast.show_config("dicts")["isas"]
+SUBJECTS = ("accuracy", "reproducible", "layers", "half")
 
 
 def run(isa, *command):
@@ -30,8 +31,7 @@ def run(isa, *command):
 
 @pytest.mark.parametrize("isa", [name for name in ALL if name != NOW])
 def test_kernels_on(isa):
-    files = [f"tests/test_{name}.py" for name in ("accuracy", "reproducible", "layers")]
-    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/test_{name}.py" for name in SUBJECTS))
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 

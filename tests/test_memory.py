@@ -6,6 +6,7 @@ import sys
 import threading
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -84,9 +85,10 @@ def test_small_outputs_are_left_to_numpy():
     assert held() == 0
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_every_pass_and_dtype(dtype):
     x, dy = data().astype(dtype), data(1).astype(dtype)
+    assert x.nbytes > 1 << 20
     m = bnfast.moments(x)
     for call in (
         lambda: bnfast.normalize(x, m.mean, m.var),
