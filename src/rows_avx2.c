@@ -19,7 +19,17 @@
 #define F16_FEW(p) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p)))
 #define F16_GET(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_NARROW(v) _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT)
+#define WORDS_FEW(p) _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define WORDS(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define BF16_NARROW(v) narrow((__m256)(v))
 #define STREAM_HALF(p, h) _mm_stream_si128((__m128i *)(p), (__m128i)(h))
+static inline __m128i narrow(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v), odd = _mm256_slli_epi32(bits, 15); /* its sign says so */
+    const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_ORD_Q));
+    const __m256i up = _mm256_sub_epi32(_mm256_set1_epi32(0x7fff), _mm256_srai_epi32(odd, 31));
+    const __m256i top = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_and_si256(up, number)), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+}
 #include "types.inc"
 
 const rows_isa rows_avx2 = {"avx2", ROWS_TABLES};

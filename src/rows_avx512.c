@@ -18,7 +18,18 @@
 #define F16_FEW(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_GET(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define F16_NARROW(v) _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT)
+#define WORDS_FEW(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define WORDS(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
+#define BF16_NARROW(v) narrow((__m512)(v))
 #define STREAM_HALF(p, h) _mm256_stream_si256((__m256i *)(p), (__m256i)(h))
+static inline __m256i narrow(__m512 v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    const __mmask16 odd = _mm512_mask_test_epi32_mask(number, bits, _mm512_set1_epi32(0x10000));
+    const __m512i below = _mm512_mask_add_epi32(bits, number, bits, _mm512_set1_epi32(0x7fff));
+    const __m512i up = _mm512_mask_add_epi32(below, odd, below, _mm512_set1_epi32(1));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+}
 #include "types.inc"
 
 const rows_isa rows_avx512 = {"avx512", ROWS_TABLES};
