@@ -54,6 +54,7 @@ cdef extern from "bnfast.h" nogil:
         int32_t norm
         int32_t relu
         int32_t threads
+        int32_t reserved
         int64_t samples
         int64_t outer
         int64_t channels

@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("bnfast is not built here; in its source tree, run: pip install -e .") from error
 
-from ._config import get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
+from ._config import get_include, get_num_threads, release_memory, set_num_threads, set_recycled_memory, show_config
 from ._groups import group_norm, group_norm_backward, instance_norm, instance_norm_backward
 from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from ._moments import Moments
@@ -35,6 +35,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "fold_batch_norm",
+    "get_include",
     "get_num_threads",
     "group_norm",
     "group_norm_backward",

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-
+from libc.string cimport memcpy, memset
 
 from . cimport (
     BNFAST_ABI_VERSION,
@@ -60,8 +60,17 @@ from ._job cimport (
 )
 from ._machine cimport llc_bytes, rows_type, table, threads_for
 
+cdef extern from *:
+    """
+    #include <bnfast.h>
+    /* What a bnfast_call had in the first version: a caller that was compiled against that gives no more. */
+    enum { FIRST_CALL = offsetof(bnfast_call, workspace_size) + sizeof(int64_t) };
+    """
+    enum:
+        FIRST_CALL
+
 cdef enum:
-    SMALL = 1 << 14   # bytes of scratch that fit the stack
+    SMALL = 1 << 11   # doubles of scratch that fit the stack
     LINE = 64
     ARRAYS = 16       # that a call has
 
@@ -71,7 +80,7 @@ passes[:] = [JOB_MOMENTS, JOB_TRAIN, JOB_INFER, JOB_GRAD, JOB_GRAD_FROZEN]  # BN
 cdef const char *messages[BNFAST_STATUSES + 1]
 messages[:] = [
     "no error",
-    "no call, a struct_size that this library does not know, no such pass, or y without relu",
+    "no call or pass, a struct_size that this library does not know, reserved not 0, or y without relu",
     "dtype or param_dtype: no such type",
     "norm: no such norm, or it has not got this pass, a ReLU or a residual",
     "samples, outer, channels, inner: negative, too large, or not the shape of this norm",
@@ -81,7 +90,7 @@ messages[:] = [
     "threads: below 0",
     "var: got a negative variance, wants 0 or more",
     "an array that this pass needs is missing",
-    "an array does not lie at a multiple of its elements' size",
+    "an array does not lie at a multiple of its elements' size, or a workspace of 8",
     "an output shares memory with another array",
     "workspace: smaller than what bnfast_workspace() says",
     "no such status",
@@ -100,11 +109,12 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
     cdef int64_t size
     cdef bint points, training
-    if given == NULL or given.struct_size != sizeof(bnfast_call):
+    if given == NULL or not FIRST_CALL <= given.struct_size <= <int64_t> sizeof(bnfast_call):
         return BNFAST_BAD_CALL
-    if not BNFAST_MOMENTS <= op <= BNFAST_NORMALIZE_BACKWARD:
+    memset(c, 0, sizeof(bnfast_call))
+    memcpy(c, given, given.struct_size)
+    if not BNFAST_MOMENTS <= op <= BNFAST_NORMALIZE_BACKWARD or c.reserved:
         return BNFAST_BAD_CALL
-    c[0] = given[0]
     if not (BNFAST_FLOAT32 <= c.dtype <= BNFAST_BFLOAT16 and BNFAST_FLOAT32 <= c.param_dtype <= BNFAST_FLOAT64):
         return BNFAST_BAD_DTYPE
     points = c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS
@@ -215,6 +225,8 @@ cdef int look_through(int op, const bnfast_call *c, const job *j) noexcept nogil
             return BNFAST_MISSING
         if <size_t> s.at[a].first % s.at[a].item:
             return BNFAST_MISALIGNED
+    if <size_t> c.workspace % sizeof(double):
+        return BNFAST_MISALIGNED
     for a in range(s.count):
         if not s.at[a].written:
             continue
@@ -328,7 +340,7 @@ cdef int64_t own_params(const job *j) noexcept nogil:
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:
     cdef int64_t bytes = 2 * own_sums(c, j) + 2 * own_params(j) + job_room(j)
-    return bytes if bytes > SMALL else 0
+    return bytes if bytes > SMALL * <int64_t> sizeof(double) else 0
 
 
 cdef job_vector vector(const void *data, bint wide) noexcept nogil:
@@ -383,8 +395,8 @@ cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
 cdef int run(int op, const bnfast_call *given) noexcept nogil:
     cdef bnfast_call c
     cdef job j
-    cdef char[SMALL] small
-    cdef char *room = small
+    cdef double[SMALL] small
+    cdef char *room = <char *> small
     cdef int status = describe(op, given, &c, &j)
     cdef int64_t need, size
     cdef bint wide

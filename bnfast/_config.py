@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 
 from . import _machine, _memory
 from ._geometry import thread_count
+
+
+def get_include():
+    """The folder of the C header ``bnfast.h``, for extensions that call the kernels without Python.
+
+    The header says how; ``cimport bnfast`` needs the same folder.
+
+    Returns
+    -------
+    str
+        For ``include_dirs=`` of an extension, or ``cc -I``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import bnfast
+    >>> Path(bnfast.get_include(), "bnfast.h").exists()
+    True
+    """
+    return str(Path(__file__).parent / "include")
 
 
 def get_num_threads():

@@ -9,13 +9,15 @@
      bnfast_normalize_backward dy, x, mean, var -> out = dx, dgamma, dbeta
 
    Each returns BNFAST_OK, or says what is wrong with the call and has then written nothing. They allocate nothing, keep
-   nothing, never call Python, and may be called from any thread, with or without the GIL; inside an OpenMP parallel
-   region they use the calling thread alone. Results have the same bits for any number of threads.
+   nothing, never call Python, and may be called from any thread, with or without the GIL, and from several at once
+   if no call writes what another uses (a workspace belongs to one call at a time). Inside an OpenMP parallel region they
+   use the calling thread alone. Results have the same bits for any number of threads.
 
      #include <Python.h>
-     #include <bnfast.h>                          compile with -I$(python -c "import bnfast; print(bnfast.get_include())")
+     #include <bnfast.h>                    compile with -I$(python -c "import bnfast; print(bnfast.get_include())")
 
-     if (bnfast_import() < 0) return NULL;        once, with the GIL, in each file that calls; an ImportError is set
+     if (bnfast_import() < 0) return NULL;        once, with the GIL, in each file that calls; an ImportError is set.
+                                                  It is there only if Python.h comes before bnfast.h
 
      double mean[64], m2[64];
      bnfast_call call = {.struct_size = sizeof call, .outer = 32, .channels = 64, .inner = 56 * 56, .eps = 1e-5,
@@ -27,8 +29,9 @@
 
    A field that is not named is 0, and 0 always means the plain thing: float32, batch norm, no ReLU, the default threads.
 
-   The library's table of functions only grows. A header whose BNFAST_ABI_VERSION is another one, or whose
-   BNFAST_API_VERSION is newer than the library, is refused by bnfast_import(). */
+   The table of functions, and bnfast_call, only grow at their ends: what was compiled against an older header runs with
+   a newer library, which reads what an older and shorter bnfast_call lacks as 0. A header whose BNFAST_ABI_VERSION is
+   another one, or whose BNFAST_API_VERSION is newer than the library, is refused by bnfast_import(). */
 #ifndef BNFAST_H
 #define BNFAST_H
 
@@ -57,7 +60,8 @@ enum { BNFAST_MOMENTS, BNFAST_FORWARD, BNFAST_NORMALIZE, BNFAST_BACKWARD, BNFAST
 
 enum {
     BNFAST_OK,
-    BNFAST_BAD_CALL,        /* no call, a struct_size that this library does not know, or no such pass */
+    BNFAST_BAD_CALL,        /* no call, no such pass, a struct_size that this library does not know, reserved not 0, or y
+                               without relu */
     BNFAST_BAD_DTYPE,       /* dtype or param_dtype */
     BNFAST_BAD_NORM,        /* no such norm, or it has not got this pass, a ReLU or a residual */
     BNFAST_BAD_SHAPE,       /* a negative size, more bytes than 2^63, or not the shape of this norm */
@@ -67,8 +71,8 @@ enum {
     BNFAST_BAD_THREADS,     /* below 0 */
     BNFAST_BAD_VARIANCE,    /* a negative var, or m2 (NaN flows through) */
     BNFAST_MISSING,         /* an array that this pass needs is NULL */
-    BNFAST_MISALIGNED,      /* an array does not lie at a multiple of its elements' size */
-    BNFAST_OVERLAP,         /* an output shares memory with another array; out may be x, dy or residual, from its start */
+    BNFAST_MISALIGNED,      /* an array does not lie at a multiple of its elements' size, or a workspace of 8 */
+    BNFAST_OVERLAP,         /* an output shares memory with another array; out may be x, dy or residual themselves */
     BNFAST_SMALL_WORKSPACE, /* less than bnfast_workspace() says */
     BNFAST_STATUSES
 };
@@ -80,7 +84,7 @@ typedef struct {
     int32_t norm;
     int32_t relu;         /* not 0: out = max(.., 0); backward: forward had that */
     int32_t threads;      /* at most so many; 0: what bnfast.get_num_threads() says. Small calls take fewer */
-    int32_t reserved;
+    int32_t reserved;     /* 0 */
 
     /* The arrays are C-contiguous, (samples, outer, channels, inner), and channels are what gamma and beta go by:
 
@@ -99,17 +103,19 @@ typedef struct {
     const void *x;        /* input */
     const void *dy;       /* backward: gradient by the output */
     const void *residual; /* forward, normalize: added before the ReLU; NULL: none */
-    const void *y;        /* backward through residual and ReLU: what forward wrote; its sign tells where the ReLU shut */
+    const void *y;        /* backward through residual and ReLU: what forward wrote; its sign says where the ReLU shut */
     void *out;            /* the result: y forward, dx backward */
     void *dresidual;      /* backward, if y is given: gradient by the residual; may be dy itself */
 
     const void *gamma, *beta; /* scale and shift; NULL: 1 and 0. Backward needs beta only if relu and no y */
     void *dgamma, *dbeta;     /* backward: gradients by them; NULL: not wanted */
     double *mean, *m2;        /* each statistic's mean and summed squared deviation: written by moments and forward, read
-                                 by backward. channels of them; samples*groups for group norm */
+                                 by backward. channels of them; samples*groups for group norm. The biased variance is m2
+                                 over the number of values that share the statistic */
     const double *var;        /* the variance: normalize and normalize_backward read mean and var */
 
-    void *workspace;          /* bnfast_workspace() bytes, 64-byte aligned for best speed; it holds nothing afterwards */
+    void *workspace;          /* bnfast_workspace() bytes at a multiple of 8, for best speed of 64; NULL if that is 0.
+                                 What is in it before and after means nothing */
     int64_t workspace_size;
 } bnfast_call;
 
@@ -137,12 +143,15 @@ static inline int bnfast_normalize_backward(const bnfast_call *call) {
 
 /* Bytes that a pass over this call wants, 0 for small ones, or minus the status if it is a bad call. The pointers to
    data need not be set yet. */
-static inline int64_t bnfast_workspace(int pass, const bnfast_call *call) { return bnfast_table->workspace(pass, call); }
+static inline int64_t bnfast_workspace(int pass, const bnfast_call *call) {
+    return bnfast_table->workspace(pass, call);
+}
 
 /* What a status means, in English; never NULL. */
 static inline const char *bnfast_strerror(int status) { return bnfast_table->strerror(status); }
 
-/* Merges the moments of n channels, each over other_count values, into those over count values (Chan's formula). */
+/* Merges the moments of n channels, each over other_count values, into those over count values (Chan's formula).
+   BNFAST_OK, BNFAST_BAD_SHAPE (a negative number) or BNFAST_MISSING. */
 static inline int bnfast_merge(int64_t n, int64_t count, double *mean, double *m2, int64_t other_count,
                                const double *other_mean, const double *other_m2) {
     return bnfast_table->merge(n, count, mean, m2, other_count, other_mean, other_m2);
@@ -158,11 +167,14 @@ static inline int bnfast_import(void) {
     const bnfast_api *found;
     if (!module) return -1;
     capsule = PyObject_GetAttrString(module, "api");
+    found = capsule ? (const bnfast_api *)PyCapsule_GetPointer(capsule, "bnfast._call.api") : NULL;
+    Py_XDECREF(capsule); /* the table lives as long as the process */
     Py_DECREF(module);
-    if (!capsule) return -1;
-    found = (const bnfast_api *)PyCapsule_GetPointer(capsule, "bnfast._call.api");
-    Py_DECREF(capsule); /* the table lives as long as the process */
-    if (!found) return -1;
+    if (!found) {
+        PyErr_Clear();
+        PyErr_SetString(PyExc_ImportError, "bnfast: no table of functions, bnfast._call.api, in this version");
+        return -1;
+    }
     if (found->abi_version != BNFAST_ABI_VERSION || found->api_version < BNFAST_API_VERSION) {
         PyErr_Format(PyExc_ImportError, "bnfast: compiled against ABI %d, API %d, but the library has ABI %d, API %d",
                      BNFAST_ABI_VERSION, BNFAST_API_VERSION, (int)found->abi_version, (int)found->api_version);
