@@ -99,10 +99,16 @@ messages[:] = [
 
 # ---- what is asked for ----
 
+cdef int64_t MOST = <int64_t> ((<unsigned long long> 1 << 63) - 1)
+
+
 cdef inline int64_t times(int64_t a, int64_t b) noexcept nogil:
-    """a * b of two numbers from 0 to 2^63 - 1, at most 2^63 - 1."""
-    cdef int64_t most = <int64_t> ((<unsigned long long> 1 << 63) - 1)
-    return most if b and a > most // b else a * b
+    """a * b of two numbers from 0 to MOST, at most that."""
+    return MOST if b and a > MOST // b else a * b
+
+
+cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
+    return c.samples * (c.groups if c.norm == BNFAST_GROUP else c.channels)
 
 
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
@@ -130,9 +136,11 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         return BNFAST_BAD_SHAPE
     # Sizes of 0 count as 1 here, so that what does not fit is refused whatever the order; 128: the widest temporary.
     size = times(times(max(c.samples, 1), max(c.outer, 1)), times(max(c.channels, 1), max(c.inner, 1)))
-    if times(size, 128) == <int64_t> ((<unsigned long long> 1 << 63) - 1):
+    if times(size, 128) == MOST:
         return BNFAST_BAD_SHAPE
     if c.norm == BNFAST_GROUP and (c.groups < 0 or (c.channels % c.groups if c.groups else c.channels)):
+        return BNFAST_BAD_GROUPS
+    if c.norm == BNFAST_GROUP and times(times(max(c.samples, 1), 128), c.groups) == MOST:  # of no channels
         return BNFAST_BAD_GROUPS
     if c.threads < 0:
         return BNFAST_BAD_THREADS
@@ -141,7 +149,7 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         return BNFAST_BAD_EPS
     j.op_pass = passes[op]
     j.samples, j.outer, j.channels, j.inner = c.samples, c.outer, c.channels, c.inner
-    j.share = j.channels // c.groups if c.norm == BNFAST_GROUP and c.groups else 1
+    j.share = max(j.channels // c.groups, 1) if c.norm == BNFAST_GROUP and c.groups else 1
     j.period = j.channels
     j.points, j.about_zero, j.relu = points, c.norm == BNFAST_RMS, c.relu != 0
     j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
@@ -192,7 +200,7 @@ cdef int look_through(int op, const bnfast_call *c, const job *j) noexcept nogil
     cdef int64_t size = c.samples * c.outer * c.channels * c.inner, item = j.op.item
     cdef int64_t param = sizeof(double) if c.param_dtype == BNFAST_FLOAT64 else sizeof(float)
     cdef int64_t params = c.inner if j.points else c.channels
-    cdef int64_t statistics = c.samples * (c.channels // j.share)
+    cdef int64_t statistics = statistics_of(c)
     cdef bint back = job_has_dy(j), frozen = op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
     cdef bint writes = not (back or frozen)
     cdef const double *squares = c.var if frozen else c.m2
@@ -384,11 +392,11 @@ cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
     """What an empty array gives: zeros."""
     cdef int64_t i
     if job_has_dy(j):
-        for i in range(c.inner if j.points else c.channels):
+        for i in range((c.inner if j.points else c.channels) if j.dgamma.data != NULL or j.dbeta.data != NULL else 0):
             job_set(j.dgamma, i, 0)
             job_set(j.dbeta, i, 0)
     elif j.op_pass != JOB_INFER:
-        for i in range(c.samples * (c.channels // j.share)):
+        for i in range(statistics_of(c)):
             c.mean[i] = c.m2[i] = 0
 
 

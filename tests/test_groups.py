@@ -198,3 +198,17 @@ X = np.ones((2, 4, 3), np.float32)
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("groups", [0, 1, 3])
+def test_no_channels(groups):
+    """Nothing to normalize, whatever number of groups it makes none of."""
+    x = np.empty((2, 0, 4), np.float32)
+    y, moments = bnfast.group_norm(x, groups)
+    assert y.shape == x.shape
+    assert moments.mean.shape == (2, groups)
+    assert not moments.mean.any()
+    assert not moments.m2.any()
+    dx, dgamma, dbeta = bnfast.group_norm_backward(x, x, moments)
+    assert dx.shape == x.shape
+    assert dgamma.size == dbeta.size == 0
