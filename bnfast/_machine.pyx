@@ -4,8 +4,8 @@ Threads. Nothing here changes the process's OpenMP settings: each call asks how 
 calling thread (OMP_NUM_THREADS and threadpoolctl speak through that) and passes its answer to each prange.
 
 Fork. libgomp's worker threads do not exist in a forked child, and asking for them hangs for ever. So before a fork
-libgomp is told to give its threads up, which is the state in which a fork is safe; the child then starts its own.
-Under another OpenMP runtime, or where the pause is refused, the child computes serially.
+libgomp is told to give the forking thread's workers up, which is the state in which a fork is safe; the child then
+starts its own. Under another OpenMP runtime, or where the pause is refused, the child computes serially.
 """
 import os
 
@@ -15,6 +15,8 @@ cdef extern from *:
     """
     #include <dlfcn.h>
     #include <pthread.h>
+
+    static _Thread_local int machine_released; /* the fork that this thread is at has found no workers of its own */
 
     #if defined(_OPENMP)
     #include <omp.h>
@@ -46,6 +48,7 @@ cdef extern from *:
     int omp_in_parallel() noexcept nogil
     const char *machine_runtime() noexcept nogil
     int machine_release_threads() noexcept nogil
+    bint machine_released
     int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil) noexcept nogil
 
 
@@ -144,7 +147,7 @@ def call_threads(elements, asked):
 
 
 def get_num_threads():
-    return default_threads() if fork_safe and not omp_in_parallel() else 1
+    return threads_for(1 << 62, 0)
 
 
 def set_num_threads(count):
@@ -152,19 +155,17 @@ def set_num_threads(count):
     limit = count
 
 
+# Several threads may fork at once, each with workers of its own: what one finds is for its own child alone.
+
 cdef void before_fork() noexcept nogil:
+    global machine_released
+    # Where threads are not safe already, what the runtime believes to have is dead: it would wait for them for ever.
+    machine_released = fork_safe and can_release and machine_release_threads() == 0
+
+
+cdef void after_fork_in_child() noexcept nogil:
     global fork_safe
-    # If the pause is refused (inside a parallel region), this process goes on as it was and only the child is serial.
-    if not (can_release and machine_release_threads() == 0):
-        fork_safe = False
-
-
-cdef void after_fork_in_parent() noexcept nogil:
-    global fork_safe
-    fork_safe = parent_safe
-
-
-cdef bint parent_safe = True
+    fork_safe = machine_released
 
 
 def _cgroup_cpus():
@@ -195,13 +196,13 @@ def _born_forked():
 
 
 def _prepare_threads():
-    global quota, can_release, fork_safe, parent_safe
+    global quota, can_release, fork_safe
     if "OMP_NUM_THREADS" not in os.environ:
         quota = _cgroup_cpus() or 1 << 30
     can_release = b"libgomp" in machine_runtime().rpartition(b"/")[2]
-    fork_safe = parent_safe = not _born_forked()
+    fork_safe = not _born_forked()
     if MACHINE_OPENMP:
-        pthread_atfork(before_fork, after_fork_in_parent, NULL)
+        pthread_atfork(before_fork, NULL, after_fork_in_child)
 
 
 def config():
