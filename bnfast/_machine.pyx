@@ -168,22 +168,39 @@ cdef void after_fork_in_child() noexcept nogil:
     fork_safe = machine_released
 
 
-def _cgroup_cpus():
-    """The CPU limit of this process's control group, in whole CPUs rounded up; 0 if there is none."""
+def cgroup_cpus(root=""):
+    """The least CPU limit of this process's control groups and all above them, in whole CPUs rounded up; 0 if there is
+    none. Version 2 and version 1; `root` is where /proc and /sys lie, for the test."""
+    limits = []
     try:
-        with open("/sys/fs/cgroup/cpu.max") as file:  # version 2
-            allowed, period = file.read().split()
+        with open(f"{root}/proc/self/cgroup") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        lines = []
+    # One line a hierarchy: "0::/path" is version 2, "4:cpu,cpuacct:/path" version 1.
+    for _, names, path in [line.split(":", 2) for line in lines if line.count(":") > 1] or [("0", "", "/")]:
+        if names and "cpu" not in names.split(","):
+            continue
+        # In a container the path may be told as the host sees it, while its own group is mounted as the top.
+        for mount in ("cpu", names) if names else ("", "unified"):
+            folder = f"/{path.strip('/')}"
+            while folder is not None:
+                limits.append(_cpus_of(f"{root}/sys/fs/cgroup/{mount}{folder}", names != ""))
+                folder = folder.rpartition("/")[0] if folder else None
+    return min(filter(None, limits), default=0)
+
+
+def _cpus_of(folder, first):
+    """The limit of one group alone, 0 if there is none; first: version 1."""
+    text = []
+    try:
+        for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",):
+            with open(f"{folder}/{name}") as file:
+                text += file.read().split()
+        allowed, period = [0 if word in ("max", "-1") else int(word) for word in text]
     except (OSError, ValueError):
-        try:
-            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:  # version 1
-                allowed = file.read().strip()
-            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:
-                period = file.read()
-        except OSError:
-            return 0
-    if allowed in ("max", "-1"):
         return 0
-    return max(1, -(-int(allowed) // int(period)))
+    return max(1, -(-allowed // period)) if allowed > 0 and period > 0 else 0
 
 
 def _born_forked():
@@ -198,7 +215,7 @@ def _born_forked():
 def _prepare_threads():
     global quota, can_release, fork_safe
     if "OMP_NUM_THREADS" not in os.environ:
-        quota = _cgroup_cpus() or 1 << 30
+        quota = cgroup_cpus() or 1 << 30
     can_release = b"libgomp" in machine_runtime().rpartition(b"/")[2]
     fork_safe = not _born_forked()
     if MACHINE_OPENMP:

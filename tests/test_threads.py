@@ -79,6 +79,41 @@ def test_fewer_threads_than_asked_for():
     assert child(code, OMP_THREAD_LIMIT="1") == child(code)
 
 
+V1_HALF = {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"}
+CGROUPS = {
+    "none": ("", {}, 0),
+    "v2, top": ("0::/", {"": {"cpu.max": "250000 100000"}}, 3),
+    "v2, no limit": ("0::/", {"": {"cpu.max": "max 100000"}}, 0),
+    "v2, nested": ("0::/a/b", {"a/b": {"cpu.max": "200000 100000"}}, 2),
+    "v2, a limit above": ("0::/a/b", {"a/b": {"cpu.max": "max 100000"}, "a": {"cpu.max": "400000 100000"}}, 4),
+    "v2, the least": ("0::/a/b", {"a/b": {"cpu.max": "700000 100000"}, "a": {"cpu.max": "400000 100000"}}, 4),
+    "v2, not the sister's": ("0::/a/b", {"a/c": {"cpu.max": "100000 100000"}}, 0),
+    "v2, path of the host": ("0::/docker/1f", {"": {"cpu.max": "150000 100000"}}, 2),
+    "v2, hybrid": ("0::/a", {"unified/a": {"cpu.max": "100000 100000"}}, 1),
+    "v2, rubbish": ("0::/", {"": {"cpu.max": "many"}}, 0),
+    "v2, no period": ("0::/", {"": {"cpu.max": "100000 0"}}, 0),
+    "v1": ("3:cpuset:/\n4:cpu,cpuacct:/x", {"cpu,cpuacct/x": V1_HALF}, 1),
+    "v1, by its link": ("4:cpu:/x/y", {"cpu/x": {"cpu.cfs_quota_us": "350000", "cpu.cfs_period_us": "100000"}}, 4),
+    "v1, no limit": ("4:cpu:/", {"cpu": {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}}, 0),
+    "v1, another controller": ("4:cpuset:/x", {"cpuset/x": V1_HALF}, 0),
+    "no list": (None, {"": {"cpu.max": "200000 100000"}}, 2),
+}
+
+
+@pytest.mark.parametrize("name", CGROUPS)
+def test_cpu_limit_of_the_control_group(name, tmp_path):
+    lines, groups, wanted = CGROUPS[name]
+    if lines is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(lines + "\n")
+    for group, files in groups.items():
+        folder = tmp_path / "sys/fs/cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            (folder / file).write_text(text + "\n")
+    assert _machine.cgroup_cpus(str(tmp_path)) == wanted
+
+
 OTHER = """
 /* Another user of OpenMP in the process. */
 int use(void) {
