@@ -1,6 +1,7 @@
-"""Outputs that leave their memory to the next ones."""
+"""Outputs that leave their memory to the next ones, what happens when there is none left, and that nothing leaks."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -229,3 +230,103 @@ except MemoryError:
 """
     done = python(script)
     assert (done.stdout.strip(), done.stderr) == ("done", "")
+
+
+# What there is to allocate: an output, a copy of a crooked input, a place beside a crooked or overlapping output,
+# another gradient, and partial sums.
+SHORT = """
+import resource, numpy as np, bnfast
+bnfast.set_recycled_memory(0)
+bnfast.set_num_threads(1)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((16, 64, 50, 50), dtype=np.float32)  # 10 MB
+crooked, out, flat = x[::-1], x * 0 + 7, rng.standard_normal((2, 1_000_000), dtype=np.float32)
+crooked_out, flat_out = (x * 0 + 7)[:, ::-1], flat * 0 + 7
+both = np.zeros(x.size + 64, np.float32)
+shifted = both[16:-48].reshape(x.shape)
+shifted[...] = x
+m, m_flat, zeros, ones = bnfast.moments(x), bnfast.moments(flat), np.zeros(64), np.ones(64)
+bn, frozen = bnfast.BatchNorm(64), bnfast.BatchNorm(64).eval()
+bn(x), frozen(x), bn.backward(x), frozen.backward(x)
+calls = dict(
+    forward=lambda: bnfast.batch_norm(x),
+    inference=lambda: bnfast.normalize(x, zeros, ones),
+    backward=lambda: bnfast.batch_norm_backward(x, x, m),
+    frozen_backward=lambda: bnfast.normalize_backward(x, x, zeros, ones),
+    residual_backward=lambda: bnfast.batch_norm_backward(x, x, m, activation="relu", y=x, out=out),
+    group=lambda: bnfast.group_norm(x, 4),
+    crooked=lambda: bnfast.batch_norm(crooked, out=out),
+    crooked_moments=lambda: bnfast.moments(crooked),
+    crooked_out=lambda: bnfast.batch_norm(x, out=crooked_out),
+    overlap=lambda: bnfast.batch_norm(shifted, out=both[: x.size].reshape(x.shape)),
+    sums=lambda: bnfast.batch_norm(flat, out=flat_out),
+    grad_sums=lambda: bnfast.batch_norm_backward(flat, flat, m_flat, out=flat_out),
+    train=lambda: bn(x),
+    train_crooked=lambda: bn(crooked, out=out),
+    train_backward=lambda: bn.backward(x),
+    evaluate=lambda: frozen(x),
+    evaluate_backward=lambda: frozen.backward(x),
+)
+call = calls[NAME]
+
+def state():
+    kept = [x, flat, out, crooked_out, flat_out, both, bn.dgamma, bn.dbeta, frozen.dgamma, frozen.dbeta]
+    return [a.sum(dtype=np.float64) for a in kept] + [a.tobytes() for b in (bn, frozen) for a in
+                                                      map(np.asarray, b.state_dict().values())]
+
+before, hard = state(), resource.getrlimit(resource.RLIMIT_AS)[1]
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (5 << 20), hard))
+for _ in range(3):
+    try:
+        call()
+    except MemoryError:
+        continue
+    raise SystemExit("it went through")
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+assert state() == before
+call()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("name", re.findall(r"^    (\w+)=lambda", SHORT, re.M))
+def test_when_memory_runs_out_nothing_has_changed(name):
+    done = python(SHORT.replace("NAME", repr(name)), MALLOC_MMAP_THRESHOLD_="65536")  # what is freed is gone
+    assert (done.stdout.strip(), done.stderr) == ("done", "")
+
+
+def test_small_calls_do_not_leak():
+    """10^5 of them, those that raise included."""
+    script = """
+import resource, numpy as np, bnfast
+x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float32)
+crooked, m, bn, frozen = x[:, ::-1], bnfast.moments(x), bnfast.BatchNorm(6), bnfast.BatchNorm(6).eval()
+
+def work(n):
+    for _ in range(n):
+        bnfast.batch_norm(x)
+        bnfast.normalize(x, m.mean, m.var, m.var)
+        bnfast.batch_norm_backward(x, x, m)
+        bnfast.batch_norm(crooked, axis=-1)
+        bnfast.group_norm_backward(x, x, bnfast.group_norm(x, 2)[1])
+        bn.backward(bn(x))
+        frozen(x)
+        m.merge(m)
+        try:
+            bnfast.batch_norm(x, eps=-1.0)
+        except ValueError:
+            pass
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+work(1000)
+before = resident()
+work(10_000)
+print(resident() - before)
+"""
+    done = python(script)
+    assert int(done.stdout) < 1 << 19, done.stderr
