@@ -13,6 +13,8 @@ import pytest
 
 import bnfast
 
+pytestmark = pytest.mark.thread_unsafe(reason="settings of the process, forks, memory limits")
+
 SHAPE = (8, 64, 40, 40)  # 3.3 MB
 
 

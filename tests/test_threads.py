@@ -14,6 +14,8 @@ import pytest
 import bnfast
 from bnfast import _machine
 
+pytestmark = pytest.mark.thread_unsafe(reason="settings of the process, forks, memory limits")
+
 
 def child(code, **env):
     """Run Python code in a fresh process; its standard output."""
