@@ -36,6 +36,9 @@ def get_num_threads():
     unless OMP_NUM_THREADS is set, the process's CPU affinity and control group cap. It is 1 inside another parallel
     region, and in a forked child whose OpenMP runtime cannot start threads again. Small calls are serial anyway.
 
+    Where the system refuses OpenMP a thread (a limit on processes, no address space for its stack), libgomp ends the
+    whole process: set the number to 1 where that may be.
+
     Examples
     --------
     >>> import bnfast
