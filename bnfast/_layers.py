@@ -13,7 +13,7 @@ from .functional import _SHARED, _documented
 _SHARED |= {
     "axes": """axes : int or tuple of int
         The axes to normalize over: the last one, or several trailing ones, which gamma and beta have the shape of.""",
-    "any_x": """x : ndarray, float32 or float64, any rank from 1 up
+    "any_x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 1 up
         The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy.""",
     "point_gamma": """gamma : array_like, of the shape of x along `axes`, optional
         Scale of each element; absent means 1.""",

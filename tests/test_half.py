@@ -86,10 +86,27 @@ def test_backward(shape, axis, name, half):
 @pytest.mark.parametrize("groups", [1, 4, 24])
 @pytest.mark.parametrize(("shape", "axis"), [((3, 24, 9, 7), 1), ((3, 9, 7, 24), -1), ((2, 5, 24, 3), 2)])
 def test_groups(shape, axis, groups, name, half):
-    x, dy, _ = data(name, shape, half)
+    x, dy, residual = data(name, shape, half)
     gamma, beta = parameters(24)
-    _, m = check(bnfast.group_norm, half, x, groups, gamma, beta, axis=axis)
-    check(bnfast.group_norm_backward, half, dy, x, m, gamma, axis=axis)
+    for fused in ({}, dict(activation="relu"), dict(residual=residual, activation="relu")):
+        y, m = check(bnfast.group_norm, half, x, groups, gamma, beta, axis=axis, **fused)
+        if "residual" in fused:
+            fused = dict(activation="relu", y=y)
+        elif fused:
+            fused = dict(activation="relu", beta=beta)
+        check(bnfast.group_norm_backward, half, dy, x, m, gamma, axis=axis, **fused)
+
+
+@both
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("shape", [(7, 40), (3, 5, 64), (70, 333), (400, 1024), (2, 100001)])
+def test_layers(shape, name, half):
+    x, dy, _ = data(name, shape, half)
+    gamma, beta = (vector.astype(half) for vector in parameters(shape[-1]))
+    _, m = check(bnfast.layer_norm, half, x, gamma, beta)
+    check(bnfast.layer_norm_backward, half, dy, x, m, gamma)
+    _, m = check(bnfast.rms_norm, half, x, gamma)
+    check(bnfast.rms_norm_backward, half, dy, x, m, gamma)
 
 
 @both
