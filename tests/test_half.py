@@ -22,6 +22,7 @@ VALUES = {
     "mixed scales": lambda rng, shape: rng.standard_normal(shape) * 2.0 ** rng.integers(-24, 13, shape),
     "subnormals": lambda rng, shape: rng.integers(-1023, 1024, shape) * 2.0**-24,
 }
+VALUED = [(*case, name) for case in CASES for name in VALUES] + [(*case, "near") for case in LARGE]
 
 
 def data(name, shape, half, count=3):
@@ -54,8 +55,7 @@ def check(function, half, *arguments, **options):
 
 
 @both
-@pytest.mark.parametrize("name", VALUES)
-@pytest.mark.parametrize(("shape", "axis"), CASES + LARGE)
+@pytest.mark.parametrize(("shape", "axis", "name"), VALUED)
 def test_forward(shape, axis, name, half):
     x, residual, _ = data(name, shape, half)
     gamma, beta = parameters(shape[axis])
@@ -69,8 +69,7 @@ def test_forward(shape, axis, name, half):
 
 
 @both
-@pytest.mark.parametrize("name", VALUES)
-@pytest.mark.parametrize(("shape", "axis"), CASES + LARGE)
+@pytest.mark.parametrize(("shape", "axis", "name"), VALUED)
 def test_backward(shape, axis, name, half):
     x, residual, dy = data(name, shape, half)
     gamma, beta = parameters(shape[axis])
