@@ -25,6 +25,7 @@ ARRAYS_MOVED = {"forward": 2, "inference": 2, "backward": 3, "frozen backward": 
 PASSES = tuple(ARRAYS_MOVED)
 PEERS = {"NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}  # and the module each needs
 EPS = 1e-5
+GROUPS = 32  # of a group norm
 STREAM = 1 << 20  # bytes: the shortest copy whose stores go past the cache, in the process of the limit
 
 
@@ -51,6 +52,24 @@ class Case:
     @cached_property
     def out(self):
         return np.full_like(self.x, 0)
+
+    def relative(self, norm, name):
+        """A pass of another norm by bnfast: layer and rms over the last axis. None: this build has not got it."""
+        forward, backward = (getattr(bnfast, f"{norm}_norm{end}", None) for end in ("", "_backward"))
+        if forward is None:
+            return None
+        options = {"num_threads": self.num_threads}
+        points = norm in ("layer", "rms")
+        count = self.x.shape[-1] if points else self.x.shape[self.axis]
+        options |= {"axes": -1} if points else {"axis": self.axis}
+        gamma, beta = np.full(count, 1.1, self.x.dtype), np.full(count, 0.1, self.x.dtype)
+        given = ((self.x, GROUPS) if norm == "group" else (self.x,)) + ((gamma,) if norm == "rms" else (gamma, beta))
+        moments = forward(*given, **options)[1]
+        options |= {"eps": EPS, "out": self.out}
+        return {
+            "forward": lambda: forward(*given, **options),
+            "backward": lambda: backward(self.dy, self.x, moments, gamma, **options),
+        }[name]
 
     def bnfast(self, name, fresh=False):
         x, dy, gamma, statistics = self.x, self.dy, self.gamma, (self.mean, self.var)

@@ -34,6 +34,8 @@ OTHERS = [
 ]
 SHAPES = RESNET50 + OTHERS
 TYPICAL = ["32x64x56x56", "32x512x7x7", "8x16x8x8"]  # long rows, short rows, small
+TOKENS = ["8x197x768", "32x512x1024", "8x64"]  # a vision transformer's, a language model's, small
+MAPS = ["32x64x56x56", "32x256x56x56", "32x512x7x7", "8x64x8x8"]
 MAIN = ["forward", "inference", "backward"]
 
 

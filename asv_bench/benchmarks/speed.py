@@ -1,6 +1,7 @@
-"""Time: every shape; layouts and dtypes, then threads, on a few; the import. Results go to memory that is there."""
+"""Time: every shape; layouts and dtypes, then threads, on a few; the other norms; the import. Results go to memory that
+is there."""
 
-from . import MAIN, SHAPES, TYPICAL, case, measure
+from . import MAIN, MAPS, SHAPES, TOKENS, TYPICAL, case, measure
 
 
 class _Pass:
@@ -34,6 +35,23 @@ class Threads(_Pass):
         if threads > measure.bnfast.get_num_threads():
             raise NotImplementedError("more threads than this machine grants")
         self.call = measure.Case(*case(shape, layout, threads=threads)).bnfast(name)
+
+
+class _Relative(_Pass):
+    def setup(self, norm, shape, name, layout="nchw"):
+        self.call = measure.Case(*case(shape, layout)).relative(norm, name)
+        if self.call is None:
+            raise NotImplementedError(f"this build has no {norm} norm")
+
+
+class Tokens(_Relative):
+    params = [["layer", "rms"], TOKENS, ["forward", "backward"]]
+    param_names = ["norm", "shape", "pass"]
+
+
+class Maps(_Relative):
+    params = [["group", "instance"], MAPS, ["forward", "backward"], ["nchw", "nhwc"]]
+    param_names = ["norm", "shape", "pass", "layout"]
 
 
 def timeraw_import():
