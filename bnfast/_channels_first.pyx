@@ -99,22 +99,29 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
                         j.relu, j.stream, ahead)
 
 
-cdef void work_statistic(const job *j, const cut *k, int64_t c, double *coefs, double *sums) noexcept nogil:
-    """The statistic of the channels from c on, up to their coefficients. sums: room for 2 a channel."""
+cdef void work_statistics(const job *j, const cut *k, int64_t first, int64_t channels, double *coefs,
+                          double *sums) noexcept nogil:
+    """The statistics of so many channels, up to their coefficients. sums: room for 2 a channel. All are summed before
+    any is finished: what follows from sums is a chain of divisions and a root, and such chains overlap."""
     cdef double[2] part
-    cdef double shift = job_shift(j, c)
-    cdef int64_t n, s, i
-    if j.relu and job_has_dy(j):
-        job_given(j, c, coefs)
-    for s in range(j.share):
-        sums[2 * s] = sums[2 * s + 1] = 0
-    for n in range(j.share // k.span):
-        s = n * k.span
-        for i in range(k.count):
-            sum_chunk(j, chunk_of(j, k, c + s, i), shift, coefs + s * JOB_COEFS, part)
-            sums[2 * s] += part[0]
-            sums[2 * s + 1] += part[1]
-    job_finish(j, c, shift, sums, coefs)
+    cdef double shift
+    cdef int64_t statistics = channels // j.share, t, c, n, s, i
+    for t in range(statistics):
+        c = t * j.share
+        shift = job_shift(j, first + c)
+        if j.relu and job_has_dy(j):
+            job_given(j, first + c, coefs + c * JOB_COEFS)
+        for s in range(c, c + j.share):
+            sums[2 * s] = sums[2 * s + 1] = 0
+        for n in range(j.share // k.span):
+            s = c + n * k.span
+            for i in range(k.count):
+                sum_chunk(j, chunk_of(j, k, first + s, i), shift, coefs + s * JOB_COEFS, part)
+                sums[2 * s] += part[0]
+                sums[2 * s + 1] += part[1]
+    for t in range(statistics):
+        c = t * j.share
+        job_finish(j, first + c, job_shift(j, first + c), sums + 2 * c, coefs + c * JOB_COEFS)
 
 
 cdef int64_t group_size(const job *j) noexcept nogil:
@@ -127,17 +134,15 @@ cdef int64_t group_size(const job *j) noexcept nogil:
 
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
     """Channels first to last - 1, group by group: sum each statistic, then normalize all of the group.
-    room: for 2 sums a channel of a statistic, and the coefficients of a group."""
-    cdef int64_t group = group_size(j), stride = j.channels * j.inner, c, g, n, size, ahead
-    cdef double *coefs = room + 2 * j.share
+    room: for 2 sums a channel of a group, and its coefficients."""
+    cdef int64_t group = group_size(j), stride = j.channels * j.inner, g, n, size, ahead
+    cdef double *coefs = room + 2 * (GROUP + j.share)
     cdef int64_t fetch  # rows of the next group that are fetched early
     g = first
     while g < last:
         size = min(group, last - g)
-        for n in range(size // j.share):
-            c = n * j.share
-            work_statistic(j, k, g + c, coefs + c * JOB_COEFS, room)
-        # Storing one group leaves the loads idle: fetch the next one meanwhile, as much of it as finds room in the cache.
+        work_statistics(j, k, g, size, coefs, room)
+        # Storing one group leaves the loads idle: fetch the next one meanwhile, as much as fits the cache.
         if job_two_sweeps(j) and g + size < last:
             fetch = l2_bytes() * 3 // 4 // (size * j.inner * j.op.item * (2 if job_has_dy(j) else 1))
         else:
@@ -225,7 +230,7 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
 
 cdef int64_t thread_room(const job *j) noexcept nogil:
     """Doubles that whole_channels() takes."""
-    return 2 * j.share + JOB_COEFS * (GROUP + j.share)
+    return (2 + JOB_COEFS) * (GROUP + j.share)
 
 
 cdef int64_t room(const job *j) noexcept nogil:

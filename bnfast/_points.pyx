@@ -12,7 +12,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, sum_chunk, work_statistic
+from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, sum_chunk, work_statistics
 from ._job cimport JOB_COEFS, job, job_finish, job_set, job_shift
 from ._machine cimport fence, l2_bytes
 
@@ -30,7 +30,7 @@ cdef struct plan:
     int64_t chunks
     int64_t group    # rows worked together
     double *part     # [chunks][2][inner]: what a chunk adds to dbeta and dgamma
-    double *coefs    # [threads][group][JOB_COEFS], or [1] if the threads work together
+    double *coefs    # [threads][group][JOB_COEFS + 2], and sums; if the threads work together, [1][group][JOB_COEFS]
     double *row      # and then the sums of the group: [group * sums.count][2]
     bint whole       # chunks are shared out whole
 
@@ -50,8 +50,8 @@ cdef plan cut_points(const job *j) noexcept nogil:
 
 cdef int64_t room(const job *j) noexcept nogil:
     cdef plan p = cut_points(j)
-    cdef int64_t group = p.group * JOB_COEFS * j.threads if p.whole else p.group * (JOB_COEFS + 2 * p.sums.count)
-    return (2 * p.chunks * j.inner + group) * <int64_t> sizeof(double)
+    cdef int64_t group = (JOB_COEFS + 2) * j.threads if p.whole else JOB_COEFS + 2 * p.sums.count
+    return (2 * p.chunks * j.inner + p.group * group) * <int64_t> sizeof(double)
 
 
 cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first, int64_t last, const double *coefs,
@@ -63,14 +63,12 @@ cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first
 
 
 cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *coefs) noexcept nogil:
-    cdef int64_t row = chunk * p.tall, end = min(row + p.tall, j.channels), rows, i
-    cdef double[2] sums
+    cdef int64_t row = chunk * p.tall, end = min(row + p.tall, j.channels), rows
     cdef double *part = p.part + 2 * j.inner * chunk
     memset(part, 0, 2 * j.inner * sizeof(double))
     while row < end:
         rows = min(p.group, end - row)
-        for i in range(rows):
-            work_statistic(j, &p.sums, row + i, coefs + i * JOB_COEFS, sums)
+        work_statistics(j, &p.sums, row, rows, coefs, coefs + p.group * JOB_COEFS)
         add_rows(j, row, rows, 0, j.inner, coefs, part)
         apply(j, row * j.inner, rows, j.inner, j.inner, coefs, JOB_COEFS, 0)
         row += rows
@@ -135,7 +133,7 @@ cdef void run(const job *j) noexcept nogil:
     if p.whole:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
             for chunk in range(p.chunks * t // j.threads, p.chunks * (t + 1) // j.threads):
-                whole_chunk(j, &p, chunk, p.coefs + t * p.group * JOB_COEFS)
+                whole_chunk(j, &p, chunk, p.coefs + t * p.group * (JOB_COEFS + 2))
             if j.stream:
                 fence()
     else:
