@@ -51,15 +51,8 @@ def test_version():
     assert f'version = "{bnfast.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_wheel(tmp_path):
-    """A wheel from a copy of the source: what is imported, and no source that only the build needs."""
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+def test_wheel(wheel):
+    """What is imported, and no source that only the build needs."""
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     plain = {re.sub(r"\.[^/]*\.so$", ".so", name) for name in names}
     python = {f"bnfast/{path.name}" for path in (ROOT / "bnfast").glob("*.py*") if path.suffix in (".py", ".pyi")}

@@ -11,7 +11,7 @@
    Each returns BNFAST_OK, or says what is wrong with the call and has then written nothing. They allocate nothing, keep
    nothing, never call Python, and may be called from any thread, with or without the GIL, and from several at once
    if no call writes what another uses (a workspace belongs to one call at a time). Inside an OpenMP parallel region they
-   use the calling thread alone. Results have the same bits for any number of threads.
+   use the calling thread alone. Results have the same bits for any number of threads (of a NaN, only that it is one).
 
      #include <Python.h>
      #include <bnfast.h>                    compile with -I$(python -c "import bnfast; print(bnfast.get_include())")
