@@ -9,17 +9,18 @@ It ends with 1 and the call that failed if one did; a crash, or touching a guard
 
 import argparse
 import ctypes
+import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
-import bnfast
-from bnfast import _call
-
 SOURCE = Path(__file__).with_name("fuzz.c")
-FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{bnfast.get_include()}"]
+# Without an import, which fails where bnfast is compiled for libFuzzer.
+INCLUDE = Path(importlib.util.find_spec("bnfast").origin).with_name("include")
+FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{INCLUDE}"]
 
 
 def build(folder):
@@ -31,6 +32,8 @@ def build(folder):
 
 def table():
     """The address of the table of functions."""
+    from bnfast import _call
+
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     return pointer(_call.api, b"bnfast._call.api")
@@ -61,7 +64,7 @@ def run_libfuzzer(seconds, seed):
         subprocess.run(command, check=True)
         options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=256", "-print_final_stats=1"]
         path = ":".join(filter(None, sys.path))
-        return subprocess.run([program, *options], env={"PYTHONPATH": path}, cwd=folder).returncode
+        return subprocess.run([program, *options], env={**os.environ, "PYTHONPATH": path}, cwd=folder).returncode
 
 
 def main():
