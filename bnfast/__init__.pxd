@@ -1,5 +1,5 @@
 """`cimport bnfast`: the C face (include/bnfast.h) for Cython. Call import_bnfast() once in each module that calls."""
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 
 cdef extern from "Python.h":  # before bnfast.h, which offers bnfast_import() only then
@@ -76,6 +76,7 @@ cdef extern from "bnfast.h" nogil:
         const double *var
         void *workspace
         int64_t workspace_size
+        const uint8_t *mask
 
     ctypedef struct bnfast_api:
         int32_t abi_version

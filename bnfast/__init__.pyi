@@ -32,6 +32,7 @@ def batch_norm(
     eps: float = 1e-5,
     activation: Literal["relu"] | None = None,
     residual: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, Moments]: ...
@@ -46,6 +47,7 @@ def normalize(
     eps: float = 1e-5,
     activation: Literal["relu"] | None = None,
     residual: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> _Floats: ...
@@ -60,6 +62,7 @@ def batch_norm_backward(
     beta: ArrayLike | None = None,
     activation: Literal["relu"] | None = None,
     y: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, ...]: ...
@@ -75,10 +78,13 @@ def normalize_backward(
     beta: ArrayLike | None = None,
     activation: Literal["relu"] | None = None,
     y: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     out: _Floats | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> tuple[_Floats, ...]: ...
-def moments(x: ArrayLike, *, axis: SupportsIndex = 1, num_threads: SupportsIndex | None = None) -> Moments: ...
+def moments(
+    x: ArrayLike, *, axis: SupportsIndex = 1, mask: ArrayLike | None = None, num_threads: SupportsIndex | None = None
+) -> Moments: ...
 def group_norm(
     x: ArrayLike,
     groups: SupportsIndex,
@@ -237,6 +243,15 @@ class BatchNorm(_ChannelNorm):
         shift: bool = True,
         dtype: DTypeLike = "float32",
     ) -> None: ...
+    def __call__(
+        self,
+        x: ArrayLike,
+        out: _Floats | None = None,
+        *,
+        residual: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> _Floats: ...
     @property
     def running_mean(self) -> NDArray[np.float64]: ...
     @property

@@ -53,6 +53,7 @@ from ._job cimport (
     job_get,
     job_has_dy,
     job_has_output,
+    job_look_at_mask,
     job_pass,
     job_set,
     job_two_sweeps,
@@ -82,7 +83,7 @@ messages[:] = [
     "no error",
     "no call or pass, a struct_size that this library does not know, reserved not 0, or y without relu",
     "dtype or param_dtype: no such type",
-    "norm: no such norm, or it has not got this pass, a ReLU or a residual",
+    "norm: no such norm, or it has not got this pass, a ReLU, a residual or a mask",
     "samples, outer, channels, inner: negative, too large, or not the shape of this norm",
     "groups: do not divide channels",
     "x: one value a statistic, wants at least 2",
@@ -128,6 +129,8 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         return BNFAST_BAD_NORM
     if c.norm != BNFAST_BATCH and (op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD):
         return BNFAST_BAD_NORM
+    if c.norm != BNFAST_BATCH and c.mask != NULL:
+        return BNFAST_BAD_NORM
     if c.samples == 0:
         c.samples = 1
     if c.samples < 0 or c.outer < 0 or c.channels < 0 or c.inner < 0:
@@ -154,9 +157,9 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.points, j.about_zero, j.relu = points, c.norm == BNFAST_RMS, c.relu != 0
     j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
     j.eps = c.eps
-    j.var_count = 1
-    if op == BNFAST_BACKWARD:
-        j.var_count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
+    j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
+    j.var_count = j.count if op == BNFAST_BACKWARD else 1
+    j.mask, j.first = NULL, 0
     if training and not points and j.outer * j.inner * j.share == 1 and j.samples and j.channels:
         return BNFAST_BAD_COUNT
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
@@ -228,6 +231,7 @@ cdef int look_through(int op, const bnfast_call *c, const job *j) noexcept nogil
     if op != BNFAST_MOMENTS:
         note(&s, c.gamma, params, param, False, False, False)
         note(&s, c.beta, params, param, False, False, False)
+    note(&s, c.mask, c.outer * c.inner, 1, False, False, False)
     for a in range(s.count):
         if s.at[a].first == NULL:
             return BNFAST_MISSING
@@ -389,8 +393,12 @@ cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
 
 
 cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
-    """What an empty array gives: zeros."""
-    cdef int64_t i
+    """What an array gives in which nothing counts: zeros."""
+    cdef int64_t i, bytes = c.samples * c.outer * c.channels * c.inner * j.op.item
+    if bytes and job_has_output(j):
+        memset(c.out, 0, bytes)
+    if bytes and job_has_dy(j) and c.y != NULL:
+        memset(c.dresidual, 0, bytes)
     if job_has_dy(j):
         for i in range((c.inner if j.points else c.channels) if j.dgamma.data != NULL or j.dbeta.data != NULL else 0):
             job_set(j.dgamma, i, 0)
@@ -429,6 +437,16 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
     if size == 0:
         nothing(&c, &j)
         return BNFAST_OK
+    if c.mask != NULL:
+        j.mask = c.mask
+        job_look_at_mask(&j)
+        if j.count == 1 and op == BNFAST_FORWARD:
+            return BNFAST_BAD_COUNT
+        if j.count == 0:
+            nothing(&c, &j)
+            return BNFAST_OK
+        if op == BNFAST_BACKWARD:
+            j.var_count = j.count
     need = bytes_for(&c, &j)
     while need > c.workspace_size and j.threads > 1:  # the default may have grown since the workspace was made
         j.threads -= 1

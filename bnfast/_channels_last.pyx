@@ -8,6 +8,8 @@ the sums have left the cache warm.
 
 Few or crooked channels do not fill vectors, so sums take `fold` rows as one row of fold * channels lanes: C = 3 is
 summed as 48 lanes. The lanes of one channel are added up after the chunks are.
+
+Under a mask, rows that count are taken as far as they follow one another, and the others passed over.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
@@ -16,6 +18,7 @@ from libc.string cimport memcpy, memset
 from ._job cimport (
     JOB_COEFS,
     job,
+    job_counts,
     job_finish,
     job_from_both,
     job_given,
@@ -23,6 +26,7 @@ from ._job cimport (
     job_has_output,
     job_has_sums,
     job_shift,
+    job_stretch,
 )
 from ._machine cimport ROWS_F32, ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence, table
 
@@ -81,24 +85,37 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     return p
 
 
-cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
-    """The sums of lanes first to last - 1 of a chunk."""
-    cdef int64_t row = chunk * p.tall, rows = min(p.tall, p.rows - row), stride = p.lanes, at
-    cdef double *sums = p.sums + 2 * p.lanes * chunk
-    if chunk == p.chunks:
-        row, rows, stride = p.rows, p.rest, j.channels
-        last = min(last, stride)
-    if first >= last:
+cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t fold, int64_t first, int64_t last,
+                   double *sums) noexcept nogil:
+    """Adds the lanes first to last - 1 of rows, `fold` of them taken as one, from `row` on."""
+    cdef int64_t stride = fold * j.channels, at = (row * j.channels + first) * j.op.item
+    if rows == 0 or first >= last:
         return
-    at = (row * p.lanes + first) * j.op.item
-    memset(sums + first, 0, (last - first) * sizeof(double))
-    memset(sums + p.lanes + first, 0, (last - first) * sizeof(double))
     if job_has_dy(j):
         j.op.lane_grad_sums(j.dy + at, j.x + at, rows, last - first, stride, p.shift + first,
                             p.coefs + first * computed(j) if j.relu else NULL, p.step // computed(j), sums + first,
                             sums + p.lanes + first)
     else:
         j.op.lane_sums(j.x + at, rows, last - first, stride, p.shift + first, sums + first, sums + p.lanes + first)
+
+
+cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
+    """The sums of lanes first to last - 1 of a chunk."""
+    cdef int64_t row = chunk * p.tall * p.fold, end = min((chunk + 1) * p.tall, p.rows) * p.fold, fold = p.fold, n
+    cdef double *sums = p.sums + 2 * p.lanes * chunk
+    if chunk == p.chunks:
+        row, end, fold = p.rows * p.fold, j.outer, 1
+        last = min(last, j.channels)
+    if first >= last:
+        return
+    memset(sums + first, 0, (last - first) * sizeof(double))
+    memset(sums + p.lanes + first, 0, (last - first) * sizeof(double))
+    while row < end:
+        n = job_stretch(j, row, end - row)
+        if job_counts(j, row):
+            sum_rows(j, p, row, n // fold, fold, first, last, sums)
+            sum_rows(j, p, row + n // fold * fold, 1, fold, first, min(last, n % fold * j.channels), sums)
+        row += n
 
 
 cdef void sum_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
@@ -192,19 +209,30 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     wrap(j, p)
 
 
+cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
+    """n elements of the output, from `first` on."""
+    cdef int64_t at = first * j.op.item
+    if job_from_both(j):
+        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, first % p.spread, p.spread, p.coefs, j.relu, j.stream)
+    else:
+        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
+                         first % p.spread, p.spread, p.coefs, j.relu, j.stream)
+
+
 cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
-    """Elements first to last - 1 of the output, from the end."""
-    cdef int64_t at, n
+    """Elements first to last - 1 of the output, piece by piece from the end; 0 in rows that do not count."""
+    cdef int64_t at, end, stop, row
     while first < last:
-        n = min(PIECE, last - first)
-        last -= n
-        at = last * j.op.item
-        if job_from_both(j):
-            j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, last % p.spread, p.spread, p.coefs, j.relu, j.stream)
-        else:
-            j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at,
-                             j.res + at if j.res != NULL else NULL, n, last % p.spread, p.spread, p.coefs, j.relu,
-                             j.stream)
+        end = last
+        last = at = max(last - PIECE, first)
+        while at < end:
+            row = at // j.channels
+            stop = min((row + job_stretch(j, row, (end - 1) // j.channels - row + 1)) * j.channels, end)
+            if job_counts(j, row):
+                apply_to(j, p, at, stop - at)
+            else:
+                memset(j.out + at * j.op.item, 0, (stop - at) * j.op.item)
+            at = stop
     if j.stream:
         fence()
 

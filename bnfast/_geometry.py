@@ -183,6 +183,30 @@ def output(out, x, inputs, apart=()):
     return out, out
 
 
+def mask(value, x, axis, count, target, *, training=False):
+    """(how many of the `count` values of a channel are taken, which: a byte a position, or None for all).
+
+    A copy if `target` would overwrite it. training: one is too few.
+    """
+    if value is None:
+        return count, None
+    found = np.asarray(value)
+    if found.dtype != np.bool_ or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"mask: got {found.dtype} {type(value).__name__}, wants an ordinary array of bool")
+    positions = list(x.shape)
+    del positions[axis]
+    try:
+        found = np.ascontiguousarray(np.broadcast_to(found, positions)).view(np.uint8)
+    except ValueError:
+        raise ValueError(
+            f"mask: got shape {found.shape}, wants one that broadcasts to {tuple(positions)}, x without its channels"
+        ) from None
+    count = int(np.count_nonzero(found))
+    if training and count == 1:
+        raise ValueError(f"mask: got one True, one value a channel (shape {x.shape}), wants at least 2 to train on")
+    return count, found.copy() if target is not None and overlap(found, target) else found
+
+
 def is_relu(activation):
     if activation not in (None, "relu"):
         raise ValueError(f'activation: got {activation!r}, wants None or "relu"')

@@ -1,5 +1,5 @@
 """The C description of one call (src/job.h) and the schedules that can run it."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from ._machine cimport rows_table
 
@@ -34,6 +34,9 @@ cdef extern from "job.h" nogil:
         const char *dy
         const char *res
         char *out
+        const uint8_t *mask
+        int64_t first
+        double count
         double eps
         double var_count
         job_vector gamma
@@ -55,6 +58,9 @@ cdef extern from "job.h" nogil:
     job_vector job_from(job_vector, int64_t)
     double job_get(job_vector, int64_t, double)
     void job_set(job_vector, int64_t, double)
+    int64_t job_stretch(const job *, int64_t, int64_t)
+    bint job_counts(const job *, int64_t)
+    void job_look_at_mask(job *)
     double job_shift(const job *, int64_t)
     double job_round(const job *, double)
     void job_given(const job *, int64_t, double *)

@@ -1,7 +1,7 @@
 """From checked arrays to a call of the C face (_call.pyx), and back. The arrays are trusted: _geometry checks."""
 cimport numpy as cnp
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -195,7 +195,7 @@ def blend(cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarr
 def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups, cnp.ndarray x not None,
         cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var,
         double eps, int threads, bint relu=False, cnp.ndarray residual=None, cnp.ndarray y=None,
-        cnp.ndarray dresidual=None):
+        cnp.ndarray dresidual=None, cnp.ndarray mask=None):
     """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
 
     Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or None.
@@ -217,7 +217,7 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
     c.outer, c.channels, c.inner = view
     c.x, c.dy, c.residual, c.y = data_of(x), data_of(dy), data_of(residual), data_of(y)
     c.out, c.dresidual = data_of(out), data_of(dresidual)
-    c.gamma, c.beta = data_of(gamma), data_of(beta)
+    c.gamma, c.beta, c.mask = data_of(gamma), data_of(beta), <uint8_t *> data_of(mask)
     c.mean, c.m2, c.var = <double *> data_of(mean), <double *> data_of(var), <double *> data_of(var)
     if back:
         size = c.inner if norm == BNFAST_LAYER or norm == BNFAST_RMS else c.channels

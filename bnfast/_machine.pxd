@@ -1,5 +1,5 @@
 """What this machine offers: the arithmetic, the caches, the threads. One policy each, decided here."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 
 cdef extern from "rows.h" nogil:
@@ -18,6 +18,8 @@ cdef extern from "rows.h" nogil:
         int64_t item
         int64_t wide
         void (*gate)(void *, const void *, const void *, int64_t) noexcept nogil
+        void (*run_keep)(
+            void *, int64_t, const void *, int64_t, const uint8_t *, int64_t, int64_t, int64_t, double) noexcept nogil
         void (*run_sums)(
             const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
         void (*run_affine)(

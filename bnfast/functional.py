@@ -35,6 +35,10 @@ _SHARED = {
     y : ndarray, optional
         What forward returned, if it added a residual before the activation: its sign then says where the ReLU shut.
         (Without an activation the residual's gradient is dy itself.)""",
+    "mask": """mask : ndarray of bool, optional
+        False where a position does not count, for all of its channels: of the shape of x without the channel axis, or
+        one that broadcasts to that (NCHW: to (N, H, W)). Whatever the data hold there, NaN and Inf included, has no
+        effect.""",
     "num_threads": """num_threads : int, optional
         Threads for this call; absent means what get_num_threads() says. The result has the same bits anyway.""",
     "errors": """TypeError, ValueError
@@ -51,7 +55,7 @@ def _documented(function):
 
 @_documented
 def batch_norm(
-    x, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+    x, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, mask=None, out=None, num_threads=None
 ):
     """Normalize each channel by its own mean and variance: the forward pass of training.
 
@@ -66,6 +70,8 @@ def batch_norm(
     {axis}
     {eps}
     {fused}
+    {mask}
+        y is 0 there, a residual or not. If nothing counts, all of y is, and the moments are of 0 values.
     {out}
     {num_threads}
 
@@ -74,7 +80,8 @@ def batch_norm(
     y : ndarray
         Of the shape and dtype of x; `out` if that was given.
     moments : Moments
-        The batch's statistics, float64: what batch_norm_backward and running averages take.
+        The batch's statistics, float64: what batch_norm_backward and running averages take. Their count is of the
+        values that count.
 
     Raises
     ------
@@ -97,12 +104,17 @@ def batch_norm(
            [ 1.,  7.]], dtype=float32)
     >>> moments.mean
     array([ 2., 20.])
+    >>> padded = np.array([[1.0], [3.0], [np.nan]])
+    >>> bnfast.batch_norm(padded, mask=np.array([True, True, False]))[0].round(3)
+    array([[-1.],
+           [ 1.],
+           [ 0.]])
     """
     axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=True
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
-    count = axes[0] * axes[2]
+    count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target, training=True)
     mean, m2 = kernels.run(
         kernels.FORWARD,
         kernels.BATCH,
@@ -120,6 +132,9 @@ def batch_norm(
         threads,
         relu,
         residual,
+        None,
+        None,
+        mask,
     )
     if target is not y:
         y[...] = target
@@ -128,7 +143,19 @@ def batch_norm(
 
 @_documented
 def normalize(
-    x, mean, var, gamma=None, beta=None, *, axis=1, eps=1e-5, activation=None, residual=None, out=None, num_threads=None
+    x,
+    mean,
+    var,
+    gamma=None,
+    beta=None,
+    *,
+    axis=1,
+    eps=1e-5,
+    activation=None,
+    residual=None,
+    mask=None,
+    out=None,
+    num_threads=None,
 ):
     """Normalize each channel by given statistics: inference.
 
@@ -146,6 +173,8 @@ def normalize(
     {axis}
     {eps}
     {fused}
+    {mask}
+        y is 0 there.
     {out}
     {num_threads}
 
@@ -171,6 +200,7 @@ def normalize(
         x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
+    _, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target)
     kernels.run(
         kernels.NORMALIZE,
         kernels.BATCH,
@@ -188,6 +218,9 @@ def normalize(
         threads,
         relu,
         residual,
+        None,
+        None,
+        mask,
     )
     if target is not y:
         y[...] = target
@@ -196,7 +229,19 @@ def normalize(
 
 @_documented
 def batch_norm_backward(
-    dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+    dy,
+    x,
+    moments,
+    gamma=None,
+    *,
+    axis=1,
+    eps=1e-5,
+    beta=None,
+    activation=None,
+    y=None,
+    mask=None,
+    out=None,
+    num_threads=None,
 ):
     """The gradients of batch_norm.
 
@@ -217,6 +262,8 @@ def batch_norm_backward(
     {axis}
     {eps}
     {fused_back}
+    {mask}
+        The one that forward had. dx is 0 there.
     {out}
         It may also be dy itself.
     {num_threads}
@@ -247,12 +294,27 @@ def batch_norm_backward(
     """
     if not isinstance(moments, Moments):
         raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that batch_norm returned")
-    return _backward(dy, x, axis, gamma, moments.mean, moments.m2, moments, eps, beta, activation, y, out, num_threads)
+    return _backward(
+        dy, x, axis, gamma, moments.mean, moments.m2, moments, eps, beta, activation, y, mask, out, num_threads
+    )
 
 
 @_documented
 def normalize_backward(
-    dy, x, mean, var, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+    dy,
+    x,
+    mean,
+    var,
+    gamma=None,
+    *,
+    axis=1,
+    eps=1e-5,
+    beta=None,
+    activation=None,
+    y=None,
+    mask=None,
+    out=None,
+    num_threads=None,
 ):
     """The gradients of normalize: the statistics are constants (frozen batch normalization).
 
@@ -271,6 +333,8 @@ def normalize_backward(
     {axis}
     {eps}
     {fused_back}
+    {mask}
+        The one that forward had. dx is 0 there.
     {out}
         It may also be dy itself.
     {num_threads}
@@ -298,10 +362,10 @@ def normalize_backward(
     (array([[3.],
            [3.]]), array([1.]), array([2.]))
     """
-    return _backward(dy, x, axis, gamma, mean, var, None, eps, beta, activation, y, out, num_threads)
+    return _backward(dy, x, axis, gamma, mean, var, None, eps, beta, activation, y, mask, out, num_threads)
 
 
-def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, out, num_threads):
+def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, mask, out, num_threads):
     """Through the batch's own moments, or, without them, with mean and var as constants."""
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
@@ -310,17 +374,35 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
         x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, frozen=moments is None
     )
     outer, channels, inner = axes
+    count, mask = geometry.mask(mask, x, axis, outer * inner, target)
     op = kernels.NORMALIZE_BACKWARD
     if moments is not None:
         op = kernels.BACKWARD
-        if mean.size != channels or moments.count != outer * inner:
+        if mean.size != channels or moments.count != count:
             raise ValueError(
-                f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {outer * inner}, "
-                "as x has"
+                f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {count}, as x has"
             )
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
-        op, kernels.BATCH, 1, axes, 1, x, dy, target, gamma, beta, mean, var, eps, threads, relu, None, y, dresidual
+        op,
+        kernels.BATCH,
+        1,
+        axes,
+        1,
+        x,
+        dy,
+        target,
+        gamma,
+        beta,
+        mean,
+        var,
+        eps,
+        threads,
+        relu,
+        None,
+        y,
+        dresidual,
+        mask,
     )
     if target is not dx:
         dx[...] = target
@@ -328,13 +410,14 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
 
 
 @_documented
-def moments(x, *, axis=1, num_threads=None):
+def moments(x, *, axis=1, mask=None, num_threads=None):
     """Count, mean and summed squared deviation of each channel.
 
     Parameters
     ----------
     {x}
     {axis}
+    {mask}
     {num_threads}
 
     Returns
@@ -355,12 +438,12 @@ def moments(x, *, axis=1, num_threads=None):
     """
     x = geometry.array("x", x)
     axes = geometry.view(x.shape, axis)
-    outer, channels, inner = axes
+    count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], None)
     threads = geometry.thread_count("num_threads", num_threads)
     mean, m2 = kernels.run(
-        kernels.MOMENTS, kernels.BATCH, 1, axes, 1, x, None, None, None, None, None, None, 1.0, threads
+        kernels.MOMENTS, kernels.BATCH, 1, axes, 1, x, None, None, None, None, None, None, 1.0, threads, mask=mask
     )
-    return Moments._of(outer * inner, mean, m2)
+    return Moments._of(count, mean, m2)
 
 
 def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):

@@ -33,6 +33,9 @@ _SHARED = {
     "out": """out : ndarray, optional
             Where the result goes, of the shape and dtype of x. If it shares memory with x, backward() has nothing left
             to work from and says so.""",
+    "residual": """residual : ndarray, optional
+            Added before the activation, of the shape and dtype of x; out may be it. If there is an activation, the
+            result is then kept by reference too: leave it as it is until backward(), which returns (dx, dresidual).""",
     "returns": """num_threads : int, optional
             Threads for this call.
 
@@ -249,7 +252,7 @@ class _ChannelNorm(_Norm):
     """Those with a channel axis, and a ReLU and a residual in the sweep.
 
     A norm is _normalize(x, residual, out, num_threads) -> (y, statistics) and _gradients(dy, x, statistics, y, out,
-    num_threads), what the function returns. Both spell out their options: a dict of them costs 0.5 us."""
+    num_threads), what the function returns, and a batch norm's take a mask. Both spell out their options: a dict of them costs 0.5 us."""
 
     def __init__(self, channels, axis, eps, activation, scale, shift, dtype):
         self.channels = _size("channels", channels)
@@ -269,32 +272,38 @@ class _ChannelNorm(_Norm):
         ----------
         {x}
         {out}
-        residual : ndarray, optional
-            Added before the activation, of the shape and dtype of x; out may be it. If there is an activation, the
-            result is then kept by reference too: leave it as it is until backward(), which returns (dx, dresidual).
+        {residual}
         {returns}
         """
+        return self._call(x, out, residual, num_threads)
+
+    def _call(self, x, out, residual, num_threads, **more):
+        """more: options that only this norm has, for _normalize and _gradients alike."""
         if self.gamma is None and self.beta is None:  # else they will tell
             channels = F.geometry.view(np.shape(x), self.axis)[1]
             if channels != self.channels:
                 raise ValueError(f"x: got {channels} channels, wants {self.channels}")
-        y, statistics = self._normalize(x, residual, out, num_threads)
+        y, statistics = self._normalize(x, residual, out, num_threads, **more)
         added = residual is not None
         if out is not None and F.geometry.shared(out, x):
             self._saved = None
         else:
-            self._saved = x, (statistics, y if added and self.activation else None, added)
+            self._saved = x, (statistics, y if added and self.activation else None, added, more)
         return y
 
     def _backward(self, dy, x, saved, out, num_threads):
-        statistics, y, added = saved
+        statistics, y, added, more = saved
+        mask = more.get("mask")
         if added and y is None:
             # Without an activation the residual's gradient is dy, and must not be what dx is written over.
             dy = F.geometry.twin("dy", dy, F.geometry.array("x", x))
             dresidual = dy.copy() if out is not None and F.geometry.shared(out, dy) else dy
-        dx, dgamma, dbeta, *more = self._gradients(dy, x, statistics, y, out, num_threads)
+            if mask is not None:
+                mask = np.broadcast_to(mask, dy[(slice(None),) * (self.axis % dy.ndim) + (0,)].shape)
+                dresidual = np.where(np.expand_dims(mask, self.axis), dy, dy.dtype.type(0))
+        dx, dgamma, dbeta, *gated = self._gradients(dy, x, statistics, y, out, num_threads, **more)
         if added:
-            dx = dx, more[0] if more else dresidual
+            dx = dx, gated[0] if gated else dresidual
         return dx, dgamma, dbeta
 
 
@@ -402,7 +411,23 @@ class BatchNorm(_ChannelNorm):
     def num_batches_tracked(self):
         return self._running[2]
 
-    def _normalize(self, x, residual, out, num_threads):
+    @_documented
+    def __call__(self, x, out=None, *, residual=None, mask=None, num_threads=None):
+        """Normalize x, of any rank from 2 up, with C along the channel axis.
+
+        Parameters
+        ----------
+        {x}
+        {out}
+        {residual}
+        mask : ndarray of bool, optional
+            False where a position does not count, as in batch_norm: y is 0 there, and every gradient. A batch in which
+            nothing counts changes no running average. Kept by reference for backward().
+        {returns}
+        """
+        return self._call(x, out, residual, num_threads, mask=mask)
+
+    def _normalize(self, x, residual, out, num_threads, mask):
         if self.training:
             y, moments = F.batch_norm(
                 x,
@@ -412,6 +437,7 @@ class BatchNorm(_ChannelNorm):
                 eps=self.eps,
                 activation=self.activation,
                 residual=residual,
+                mask=mask,
                 out=out,
                 num_threads=num_threads,
             )
@@ -429,12 +455,13 @@ class BatchNorm(_ChannelNorm):
             eps=self.eps,
             activation=self.activation,
             residual=residual,
+            mask=mask,
             out=out,
             num_threads=num_threads,
         )
         return y, (mean, var)
 
-    def _gradients(self, dy, x, statistics, y, out, num_threads):
+    def _gradients(self, dy, x, statistics, y, out, num_threads, mask):
         frozen = isinstance(statistics, tuple)
         function, given = (F.normalize_backward, statistics) if frozen else (F.batch_norm_backward, (statistics,))
         return function(
@@ -447,6 +474,7 @@ class BatchNorm(_ChannelNorm):
             beta=self.beta,
             activation=self.activation,
             y=y,
+            mask=mask,
             out=out,
             num_threads=num_threads,
         )

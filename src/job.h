@@ -15,6 +15,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 typedef enum {
     JOB_MOMENTS,     /* x -> mean, m2                                             sums */
@@ -43,6 +44,9 @@ typedef struct {
     const rows_table *op;
     const char *x, *dy, *res;            /* res, if there is one, is added before the ReLU */
     char *out;
+    const uint8_t *mask;                 /* of (outer, inner): 0 where a position does not count. NULL: all do */
+    int64_t first;                       /* the element of channel 0 at the first position that counts */
+    double count;                        /* values to a statistic, at least 1 */
     double eps;
     double var_count;                    /* the variance is var / var_count */
     job_vector gamma, beta;              /* in: absent means 1 and 0 */
@@ -78,13 +82,34 @@ static inline int job_two_sweeps(const job *j) { return j->pass == JOB_TRAIN || 
 /* Is the output made from dy and x, or from one of them alone? */
 static inline int job_from_both(const job *j) { return j->pass == JOB_GRAD || (j->pass == JOB_GRAD_FROZEN && j->relu); }
 
-/* What the sums of statistic c / share are taken about: its first element, so that a constant channel sums to exactly
+/* How many of n positions, from `at` on, are alike: all count, or none of them. */
+static inline int64_t job_stretch(const job *j, int64_t at, int64_t n) {
+    const uint8_t *mask = j->mask + at, *end;
+    int64_t i = 0;
+    if (!j->mask) return n;
+    if (*mask) return (end = memchr(mask, 0, (size_t)n)) ? end - mask : n;
+    while (i < n && !mask[i]) i++;
+    return i;
+}
+
+static inline int job_counts(const job *j, int64_t at) { return !j->mask || j->mask[at]; }
+
+/* Counts the positions that count, and finds the first of them. */
+static inline void job_look_at_mask(job *j) {
+    const int64_t n = j->outer * j->inner;
+    int64_t count = 0, first = job_counts(j, 0) ? 0 : job_stretch(j, 0, n);
+    for (int64_t i = 0; i < n; i++) count += j->mask[i] != 0;
+    j->count = (double)count;
+    j->first = first / j->inner * j->channels * j->inner + first % j->inner;
+}
+
+/* What the sums of statistic c / share are taken about: its first element that counts, so that a constant channel sums to exactly
    zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the sums, not
    the rest. */
 static inline double job_shift(const job *j, int64_t c) {
     if (j->about_zero) return 0;
     if (j->share > 1) c -= c % j->share;
-    const double shift = j->op->value(j->x + c * j->inner * j->op->item);
+    const double shift = j->op->value(j->x + (j->first + c * j->inner) * j->op->item);
     return isfinite(shift) ? shift : 0;
 }
 
@@ -123,13 +148,13 @@ static inline void job_given(const job *j, int64_t c, double *k) {
 }
 
 /* The statistic of channels c, ..., c + share - 1, from their sums[share][2] about `shift` -> its results, and the
-   coefficients k[share][JOB_COEFS]. n values, s0 and s1 the sums of all:
+   coefficients k[share][JOB_COEFS]. n = j->count values, s0 and s1 the sums of all:
 
      mean = shift + s0/n,  m2 = s1 - s0*s0/n
      dx   = 1/sqrt(var + eps) * (g - mean(g) - xhat*mean(g*xhat)),  g = dy*gamma
             Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3 */
 static inline void job_finish(const job *j, int64_t c, double shift, const double *sums, double *k) {
-    const double n = (double)j->outer * (double)j->inner * (double)j->share;
+    const double n = j->count;
     const int64_t s = j->share > 1 ? c / j->share : c;
     if (!job_has_dy(j)) {
         if (j->pass == JOB_INFER) {

@@ -38,6 +38,9 @@ typedef struct {
     double (*value)(const void *x);       /* one element */
     /* out = dy where y > 0 (or NaN), else 0; n elements */
     void (*gate)(void *out, const void *dy, const void *y, int64_t n);
+    /* out = x where the mask is not 0, else `fill`; each of the three has rows of its own, so many elements apart */
+    void (*run_keep)(void *out, int64_t ostride, const void *x, int64_t stride, const uint8_t *mask, int64_t mstride,
+                     int64_t rows, int64_t inner, double fill);
 
     /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
     void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift, double sums[2]);

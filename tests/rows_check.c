@@ -56,6 +56,7 @@ static const kind KINDS[ROWS_TYPES] = {
 static const rows_table *t;
 static const kind *type;
 static char x[8 * SIZE], dy[8 * SIZE], y[8 * SIZE], params[8 * 1200 * 6];
+static uint8_t mask[ROWS * 1100];
 static int64_t extent; /* how much of y a check looks at, some elements past the last that it writes */
 static long double want[SIZE], other[SIZE]; /* what y shall be; either of two where a gate is too close to call */
 
@@ -154,6 +155,24 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             t->point_grad(py, pdy, px, ROWS, n, stride, k, 8, gamma, stream, stride);
         wrong += compare();
     }
+    for (int pass = 0; pass < 3; pass++) { /* a mask: for each row, for all of them, and in place, over NaN */
+        const int64_t mstride = pass == 1 ? 0 : n;
+        char *py = y + GUARD * t->item;
+        clear();
+        for (int64_t r = 0; r < ROWS; r++)
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t e = GUARD + r * stride + i;
+                const int on = mask[r * mstride + i] != 0;
+                const double value = on ? at(px, r * stride + i) : 0.5;
+                expect(e, value, value);
+                if (pass == 2) type->set(y + e * t->item, on ? value : (double)NAN);
+            }
+        if (pass == 2)
+            t->run_keep(py, stride, py, stride, mask, mstride, ROWS, n, 0.5);
+        else
+            t->run_keep(py, stride, px, stride, mask, mstride, ROWS, n, 0.5);
+        wrong += compare();
+    }
     clear();
     for (int64_t i = 0; i < n; i++) expect(i, gate(at(pdy, i), at(px, i) - 0), gate(at(pdy, i), at(px, i)));
     t->gate(y, pdy, px, n);
@@ -226,6 +245,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
 static int check(void) {
     int wrong = 0;
     for (int64_t i = 0; i < SIZE; i++) type->set(x + i * t->item, 3 + next()), type->set(dy + i * t->item, next());
+    for (size_t i = 0; i < sizeof mask; i++) mask[i] = (uint8_t)(next() > 0.3 ? 1 : next() > 0.9 ? 2 : 0);
     for (size_t s = 0; s < sizeof SIZES / sizeof *SIZES; s++)
         for (int stream = 0; stream < 2; stream++)
             for (int64_t skew = 0; skew < 3; skew++) {

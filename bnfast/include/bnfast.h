@@ -63,10 +63,10 @@ enum {
     BNFAST_BAD_CALL,        /* no call, no such pass, a struct_size that this library does not know, reserved not 0, or y
                                without relu */
     BNFAST_BAD_DTYPE,       /* dtype or param_dtype */
-    BNFAST_BAD_NORM,        /* no such norm, or it has not got this pass, a ReLU or a residual */
+    BNFAST_BAD_NORM,        /* no such norm, or it has not got this pass, a ReLU, a residual or a mask */
     BNFAST_BAD_SHAPE,       /* a negative size, more bytes than 2^63, or not the shape of this norm */
     BNFAST_BAD_GROUPS,      /* groups do not divide channels */
-    BNFAST_BAD_COUNT,       /* forward with one value a statistic: its variance means nothing */
+    BNFAST_BAD_COUNT,       /* forward with one value a statistic that counts: its variance means nothing */
     BNFAST_BAD_EPS,         /* not above 0, or not finite */
     BNFAST_BAD_THREADS,     /* below 0 */
     BNFAST_BAD_VARIANCE,    /* a negative var, or m2 (NaN flows through) */
@@ -117,6 +117,9 @@ typedef struct {
     void *workspace;          /* bnfast_workspace() bytes at a multiple of 8, for best speed of 64; NULL if that is 0.
                                  What is in it before and after means nothing */
     int64_t workspace_size;
+
+    const uint8_t *mask;      /* batch norm: a byte for each of outer * inner positions, 0 where its elements do not count:
+                                 whatever they hold, they are in no sum, and `out` is 0 there. NULL: all count */
 } bnfast_call;
 
 typedef struct {
