@@ -9,13 +9,13 @@ the same bits whoever sums them. That leaves two ways to share the work, and bot
 
 Inference needs no sums, so it takes the memory as it lies, in equal parts.
 
-Under a mask, blocks that count as a whole are treated like any other. The others are summed from a copy, a small piece
-at a time, in which what does not count is the shift, and so adds exactly 0; and of what is written, a piece at a time,
-what does not count is set to 0.
+Under a mask, blocks that count as a whole are treated like any other, and such as count nowhere are passed over. The
+others are cut into small pieces, of which the same is true; what is left is summed from a copy in which what does not
+count is the shift, and so adds exactly 0, and after it is written, what does not count is set to 0.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcmp, memset
 
 from ._job cimport (
     JOB_COEFS,
@@ -37,14 +37,12 @@ cdef enum:
     MANY = 1 << 10   # chunks in an array, at least, if they are not smaller than that
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
-    PIECE = 1 << 11  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
+    PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
-
-cdef struct piece:   # of a block: where it starts in it
-    int64_t row
-    int64_t column
-    int64_t rows     # 0 past the last
-    int64_t inner
+ctypedef enum counts:
+    NONE
+    SOME
+    ALL
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil:
@@ -84,13 +82,11 @@ cdef inline const char *point(const job *j, const void *parameter, int64_t start
     return <const char *> parameter + start % j.inner * (sizeof(double) if j.op.wide else sizeof(float))
 
 
-cdef piece nth_piece(int64_t rows, int64_t inner, int64_t i) noexcept nogil:
-    """Piece i of a block."""
-    cdef piece p
-    cdef int64_t columns = (inner + PIECE - 1) // PIECE, tall = max(PIECE // inner, 1)
-    p.row, p.column = i // columns * tall, i % columns * PIECE
-    p.rows, p.inner = max(min(tall, rows - p.row), 0), min(PIECE, inner - p.column)
-    return p
+cdef block nth_piece(block b, int64_t stride, int64_t i) noexcept nogil:
+    """Piece i of a block whose rows are `stride` apart: of one row, or of whole rows; without rows past the last."""
+    cdef int64_t columns = (b.inner + PIECE - 1) // PIECE, tall = max(PIECE // b.inner, 1)
+    cdef int64_t row = i // columns * tall, column = i % columns * PIECE
+    return block(b.start + row * stride + column, max(min(tall, b.rows - row), 0), min(PIECE, b.inner - column))
 
 
 cdef inline const uint8_t *mask_at(const job *j, int64_t start) noexcept nogil:
@@ -103,39 +99,50 @@ cdef inline int64_t mask_stride(const job *j, int64_t stride) noexcept nogil:
     return j.inner if stride == j.channels * j.inner else 0
 
 
-cdef inline bint all_count(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride) noexcept nogil:
-    """Do all elements of a block count? Rows of several samples are whole ones, so their masks lie together."""
-    return j.mask == NULL or memchr(mask_at(j, start), 0, inner + (rows - 1) * mask_stride(j, stride)) == NULL
+cdef inline counts which_count(const job *j, block b, int64_t stride) noexcept nogil:
+    """Of the elements of a block, which has either one row or whole ones, so that their masks lie together."""
+    if j.mask == NULL:
+        return ALL
+    cdef const uint8_t *mask = mask_at(j, b.start)
+    cdef int64_t n = b.inner + (b.rows - 1) * mask_stride(j, stride)
+    if mask[0]:
+        return ALL if memchr(mask, 0, n) == NULL else SOME
+    return NONE if memcmp(mask, mask + 1, n - 1) == 0 else SOME
 
 
-cdef void sum_masked(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
-    """sum_chunk() of what counts."""
+cdef void sum_some(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
+    """sum_chunk() of a block in which some elements count."""
     cdef double[PIECE] x
     cdef double[PIECE] dy
     cdef double[2] part
     cdef const uint8_t *mask = mask_at(j, b.start)
-    cdef const uint8_t *kept
-    cdef int64_t stride = j.channels * j.inner, i = 0, at
-    cdef piece p = nth_piece(b.rows, b.inner, 0)
-    cdef job own = j[0]  # with the copy as its array
-    own.mask, own.channels, own.x, own.dy = NULL, 1, <char *> x, <char *> dy
+    cdef int64_t stride = j.channels * j.inner, i = 0, at = b.start * j.op.item
+    cdef block p = nth_piece(b, stride, 0)
+    cdef job own
+    if p.rows == b.rows and p.inner == b.inner:
+        own = j[0]  # with the copy as its array
+        own.mask, own.channels, own.inner, own.x, own.dy = NULL, 1, b.inner, <char *> x, <char *> dy
+        j.op.run_keep(x, b.inner, j.x + at, stride, mask, j.inner, b.rows, b.inner, shift)
+        if job_has_dy(j):
+            j.op.run_keep(dy, b.inner, j.dy + at, stride, mask, j.inner, b.rows, b.inner, 0)
+        sum_chunk(&own, block(0, b.rows, b.inner), shift, gate, sums)
+        return
     sums[0] = sums[1] = 0
     while p.rows:
-        at, kept = (b.start + p.row * stride + p.column) * j.op.item, mask + p.row * j.inner + p.column
-        j.op.run_keep(x, p.inner, j.x + at, stride, kept, j.inner, p.rows, p.inner, shift)
-        if job_has_dy(j):
-            j.op.run_keep(dy, p.inner, j.dy + at, stride, kept, j.inner, p.rows, p.inner, 0)
-        own.inner = p.inner
-        sum_chunk(&own, block(0, p.rows, p.inner), shift, gate, part)
+        sum_chunk(j, p, shift, gate, part)
         sums[0] += part[0]
         sums[1] += part[1]
         i += 1
-        p = nth_piece(b.rows, b.inner, i)
+        p = nth_piece(b, stride, i)
 
 
 cdef void sum_chunk(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
-    if not all_count(j, b.start, b.rows, b.inner, j.channels * j.inner):
-        sum_masked(j, b, shift, gate, sums)
+    cdef counts which = which_count(j, b, j.channels * j.inner)
+    if which == NONE:
+        sums[0] = sums[1] = 0
+        return
+    if which == SOME:
+        sum_some(j, b, shift, gate, sums)
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
@@ -146,31 +153,38 @@ cdef void sum_chunk(const job *j, block b, double shift, const double *gate, dou
         j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, gate if j.relu else NULL, sums)
 
 
-cdef void apply_masked(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
-                       int64_t step, int64_t ahead) noexcept nogil:
-    """apply(), and 0 where an element does not count."""
-    cdef const uint8_t *mask = mask_at(j, start)
-    cdef int64_t mstride = mask_stride(j, stride), i = 0, at
-    cdef char *out
-    cdef piece p = nth_piece(rows, inner, 0)
-    cdef job own = j[0]
-    own.mask, own.stream = NULL, 0
+cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs, int64_t step,
+                     int64_t ahead) noexcept nogil:
+    """apply() to a block in which some elements count: 0 for the others."""
+    cdef char *out = j.out + b.start * j.op.item
+    cdef int64_t i = 0
+    cdef block p = nth_piece(b, stride, 0)
+    cdef job own
+    if p.rows == b.rows and p.inner == b.inner:
+        own = j[0]
+        own.mask, own.stream = NULL, 0  # it is written twice
+        apply(&own, b.start, b.rows, b.inner, stride, coefs, step, ahead)
+        j.op.run_keep(out, stride, out, stride, mask_at(j, b.start), mask_stride(j, stride), b.rows, b.inner, 0)
+        return
     while p.rows:
-        at = start + p.row * stride + p.column
-        out = j.out + at * j.op.item
-        apply(&own, at, p.rows, p.inner, stride, coefs + p.row * step, step, ahead)
-        j.op.run_keep(out, stride, out, stride, mask + p.row * mstride + p.column, mstride, p.rows, p.inner, 0)
+        apply(j, p.start, p.rows, p.inner, stride, coefs + (p.start - b.start) // stride * step, step, ahead)
         i += 1
-        p = nth_piece(rows, inner, i)
+        p = nth_piece(b, stride, i)
 
 
 cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
                 int64_t step, int64_t ahead) noexcept nogil:
     """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before."""
-    if not all_count(j, start, rows, inner, stride):
-        apply_masked(j, start, rows, inner, stride, coefs, step, ahead)
+    cdef block b = block(start, rows, inner)
+    cdef counts which = which_count(j, b, stride)
+    cdef int64_t at = start * j.op.item, r
+    if which == NONE:
+        for r in range(rows):
+            memset(j.out + at + r * stride * j.op.item, 0, inner * j.op.item)
         return
-    cdef int64_t at = start * j.op.item
+    if which == SOME:
+        apply_some(j, b, stride, coefs, step, ahead)
+        return
     cdef const char *x = j.dy if job_has_dy(j) else j.x
     if j.points and job_has_dy(j):
         j.op.point_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step,

@@ -9,6 +9,8 @@
 #endif
 #include <immintrin.h>
 
+typedef int four_bytes __attribute__((may_alias, aligned(1)));
+
 #define WIDTH 32
 #define STREAM(p, v) _mm256_stream_si256((__m256i *)(p), (__m256i)(v))
 /* a * 1 - b has the bits of a - b, and goes where the additions do not: AMD multiplies and adds on separate pipes. */
@@ -16,6 +18,8 @@
 #define MULADD(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define MULADD1(a, b, c) __builtin_fma(a, b, c)
 #define WIDEN(v) _mm256_cvtps_pd((__m128)(v)) /* GCC converts by halves */
+#define BYTES_4(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
+#define BYTES_8(p) _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(*(const four_bytes *)(p)))
 #define F16_FEW(p) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p)))
 #define F16_GET(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_NARROW(v) _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT)

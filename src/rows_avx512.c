@@ -15,6 +15,8 @@
 #define MULADD(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define MULADD1(a, b, c) __builtin_fma(a, b, c)
 #define WIDEN(v) _mm512_cvtps_pd((__m256)(v))
+#define BYTES_4(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
+#define BYTES_8(p) _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(p)))
 #define F16_FEW(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_GET(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define F16_NARROW(v) _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT)
