@@ -5,6 +5,7 @@ import pytest
 from zoo import CASES, EPS32, THREADS, along, parameters, same_bits
 
 import bnfast
+from bnfast import _kernels as kernels
 from bnfast import reference
 
 EPS = {np.float32: EPS32, np.float64: 1e-13}  # the oracle sums in float64 too
@@ -345,3 +346,33 @@ def test_an_empty_batch():
     y, moments = bnfast.batch_norm(X[:0], mask=np.ones((0, 5), bool))
     assert y.shape == (0, 3, 5)
     assert moments.count == 0
+
+
+@pytest.mark.parametrize("view", [(6, 64, 4), (1, 3, 5000), (3001, 5, 1)])
+def test_half_types_below_python(view):
+    mask, x, _, _ = data(view, 1, random, np.float16)
+    out = np.empty_like(x)
+    mean, m2 = run(kernels.FORWARD, kernels.BATCH, view, x, out, mask.view(np.uint8))
+    y, exact, var = reference.batch_norm(compressed(x, 1, mask))
+    np.testing.assert_allclose(mean, exact, atol=1e-12)
+    np.testing.assert_allclose(m2 / mask.sum(), var, rtol=1e-12)
+    np.testing.assert_allclose(out, spread(y, view, 1, mask), rtol=1e-3, atol=1e-3)
+
+
+def run(op, norm, view, x, out, mask):
+    return kernels.run(
+        op, norm, 1, view, 1, x, None, out, None, None, None, None, 1e-5, 2, False, None, None, None, mask
+    )
+
+
+def test_what_the_c_face_refuses():
+    x, view = np.ones((2, 3, 4), np.float32), (2, 3, 4)
+    one = (np.arange(8) == 3).view(np.uint8)
+    for norm, out, mask, message in (
+        (kernels.GROUP, x.copy(), one, "or a mask"),
+        (kernels.BATCH, x.copy(), one, "one value a statistic"),
+        (kernels.BATCH, x, x.view(np.uint8), "shares memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(kernels.FORWARD, norm, view, x, out, mask)
+        assert (out == 1).all()
