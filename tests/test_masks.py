@@ -376,3 +376,15 @@ def test_what_the_c_face_refuses():
         with pytest.raises(ValueError, match=message):
             run(kernels.FORWARD, norm, view, x, out, mask)
         assert (out == 1).all()
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 3, 5, 7), 1), ((4, 5, 7, 3), -1)])
+def test_module_with_a_residual(shape, axis, activation):
+    mask, x, dy, residual = data(shape, axis, random, np.float32)
+    bn, other = (bnfast.BatchNorm(3, axis=a, activation=activation) for a in (axis, -1))
+    own, grad, added = (compressed(a, axis, mask) for a in (x, dy, residual))
+    y, want = bn(x, residual=residual, mask=mask), other(own, residual=added)
+    np.testing.assert_allclose(y, spread(want, shape, axis, mask), atol=1e-5)
+    for got, exact in zip(bn.backward(dy), other.backward(grad), strict=True):
+        np.testing.assert_allclose(got, spread(exact, shape, axis, mask), atol=1e-5)
