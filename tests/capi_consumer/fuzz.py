@@ -62,7 +62,8 @@ def run_libfuzzer(seconds, seed):
         include = "-I" + sysconfig.get_path("include")
         command = ["clang", *FLAGS, include, "-DFUZZ_LIBFUZZER", "-fsanitize=fuzzer", SOURCE, *libs, "-o", program]
         subprocess.run(command, check=True)
-        options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=256", "-print_final_stats=1"]
+        options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=256", "-len_control=0"]
+        options += ["-print_final_stats=1"]
         path = ":".join(filter(None, sys.path))
         return subprocess.run([program, *options], env={**os.environ, "PYTHONPATH": path}, cwd=folder).returncode
 
