@@ -252,7 +252,9 @@ class _ChannelNorm(_Norm):
     """Those with a channel axis, and a ReLU and a residual in the sweep.
 
     A norm is _normalize(x, residual, out, num_threads) -> (y, statistics) and _gradients(dy, x, statistics, y, out,
-    num_threads), what the function returns, and a batch norm's take a mask. Both spell out their options: a dict of them costs 0.5 us."""
+    num_threads), what the function returns; a batch norm's take a mask too. Both spell out their options: a dict of
+    them costs 0.5 us.
+    """
 
     def __init__(self, channels, axis, eps, activation, scale, shift, dtype):
         self.channels = _size("channels", channels)

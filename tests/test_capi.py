@@ -90,7 +90,7 @@ def doctored(folder, *changes):
 
 
 NEWER = "#define BNFAST_API_VERSION 1", "#define BNFAST_API_VERSION 2"
-FIELD = "int64_t workspace_size;\n", "int64_t workspace_size;\n    double more;\n"
+FIELD = "\n} bnfast_call;", "\n    double more;\n} bnfast_call;"
 FUNCTION = "\n} bnfast_api;", "\n    int (*more)(void);\n} bnfast_api;"
 
 

@@ -34,6 +34,7 @@ class Call(Structure):
         ("eps", c_double),
         *[(name, c_void_p) for name in (*ELEMENTS, *PARAMS, *STATISTICS, "workspace")],
         ("workspace_size", c_int64),
+        ("mask", c_void_p),
     )
 
 
