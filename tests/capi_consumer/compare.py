@@ -158,6 +158,27 @@ def compare_public():
     return 6
 
 
+def compare_mask():
+    """bnfast_call's newest field, in the consumer that knows it: a padded batch, as mask= takes it."""
+    rng = np.random.default_rng(9)
+    x, dy = (rng.standard_normal((6, 5, 40), dtype=np.float32) for _ in range(2))
+    mask = np.arange(40) < rng.integers(1, 41, (6, 1))
+    y, moments = bnfast.batch_norm(x, mask=mask)
+    gradients = bnfast.batch_norm_backward(dy, x, moments, mask=mask)
+    statistics = {"mean": moments.mean, "m2": moments.m2}
+    numbers, count = {"outer": 6, "channels": 5, "inner": 40}, 0
+    for what, given, expected in (
+        ("forward", {}, {"out": y, **statistics}),
+        ("backward", {"dy": dy, **statistics}, dict(zip(("out", "dgamma", "dbeta"), gradients, strict=True))),
+    ):
+        new = {name: np.full_like(array, 77) for name, array in expected.items()}
+        ctypes_consumer.run(what, numbers, {"x": x, "mask": mask, **given, **new})
+        for name, array in expected.items():
+            assert array.tobytes() == new[name].tobytes(), (what, name, "mask")
+        count += len(new)
+    return count
+
+
 def refused():
     """Every consumer turns a status into the library's words."""
     for consumer in CONSUMERS:
@@ -173,7 +194,7 @@ def refused():
 
 if __name__ == "__main__":
     refused()
-    count = compare_merge() + compare_public()
+    count = compare_merge() + compare_public() + compare_mask()
     for dtype, shape, relu in itertools.product(range(4), SHAPES, (0, 1)):
         if not (relu and shape[0] in (LAYER, RMS)):
             count += compare(Case(dtype, shape, relu))

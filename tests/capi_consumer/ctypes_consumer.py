@@ -94,6 +94,7 @@ def bytes_of(call):
         **dict.fromkeys(ELEMENTS, elements),
         **dict.fromkeys(PARAMS, params),
         **dict.fromkeys(STATISTICS, statistics),
+        "mask": call.outer * call.inner,
     }
 
 

@@ -2,7 +2,7 @@
 
    Each case is one of
      - a valid call, made twice: by one thread with its arrays just behind a guard page, and by three with them just
-       before one. Inputs stay as they were, and the results have the same bits;
+       before one. Inputs stay as they were, and the results have the same bits, though what a mask leaves out differs;
      - that call with one thing wrong: its status is the one the header promises, and nothing is written;
      - any values at all, with pointers into large arrays: nothing crashes, and nothing is written unless the status is
        BNFAST_OK.
@@ -49,7 +49,7 @@ static uint64_t next_random(uint64_t *state) { /* splitmix64: Steele, Lea & Floo
 
 /* ---- the arrays of a call, each between guard pages ---- */
 
-enum { X, DY, RESIDUAL, Y, OUT, DRESIDUAL, GAMMA, BETA, DGAMMA, DBETA, MEAN, M2, VAR, WORKSPACE, ARRAYS };
+enum { X, DY, RESIDUAL, Y, OUT, DRESIDUAL, GAMMA, BETA, DGAMMA, DBETA, MEAN, M2, VAR, MASK, WORKSPACE, ARRAYS };
 typedef enum { DATA, PARAMS, STATISTICS, BYTES } kind;
 
 static const struct {
@@ -69,6 +69,7 @@ static const struct {
     [MEAN] = {offsetof(bnfast_call, mean), STATISTICS},
     [M2] = {offsetof(bnfast_call, m2), STATISTICS},
     [VAR] = {offsetof(bnfast_call, var), STATISTICS},
+    [MASK] = {offsetof(bnfast_call, mask), BYTES},
     [WORKSPACE] = {offsetof(bnfast_call, workspace), BYTES},
 };
 
@@ -88,6 +89,7 @@ typedef struct {
     char *at[ARRAYS];
     int expected;
     int fault;                /* which thing is wrong; 0: none */
+    int64_t counted;          /* positions that the mask lets count; -1: no mask */
 } a_case;
 
 static const bnfast_api *table;
@@ -147,6 +149,22 @@ static void fill(char *to, int64_t size, int dtype, int item, int hard, int posi
     }
 }
 
+/* A mask: nothing counts, all does, one position, or stretches of some length. Returns how many count. */
+static int64_t fill_mask(char *mask, int64_t n, int how, uint64_t *state) {
+    static const unsigned lengths[] = {2, 2, 5, 64, 500}; /* 2: each by chance */
+    const int64_t one = n ? (int64_t)(next_random(state) % (uint64_t)n) : 0;
+    int64_t count = 0;
+    int on = how % 2;
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t bits = next_random(state);
+        if (how == 2) on = i == one;
+        if (how > 2) on ^= bits % lengths[how - 3] == 0;
+        mask[i] = (char)(on ? 1 + (bits >> 32) % 255 : 0);
+        count += on;
+    }
+    return count;
+}
+
 /* ---- a valid call ---- */
 
 static int64_t one_of(bytes *b, const int64_t *values, int count) { return values[below(b, count)]; }
@@ -160,8 +178,11 @@ static void measure(a_case *c) {
     const int64_t statistics = call->norm == BNFAST_GROUP ? call->samples * call->groups : call->channels;
     for (int a = 0; a < WORKSPACE; a++) {
         const kind k = array[a].kind;
-        c->item[a] = k == DATA ? item : k == PARAMS ? param : 8;
-        c->size[a] = (k == DATA ? elements : k == PARAMS ? (points ? call->inner : call->channels) : statistics) *
+        c->item[a] = k == DATA ? item : k == PARAMS ? param : k == BYTES ? 1 : 8;
+        c->size[a] = (k == DATA     ? elements
+                      : k == PARAMS ? (points ? call->inner : call->channels)
+                      : k == BYTES  ? call->outer * call->inner
+                                    : statistics) *
                      c->item[a];
     }
     c->item[WORKSPACE] = 8;
@@ -232,7 +253,37 @@ static void describe(bytes *b, a_case *c) {
         c->present[RESIDUAL] = !points && options & 128;
         c->same_as[OUT] = in_place == 1 ? X : in_place == 2 && c->present[RESIDUAL] ? RESIDUAL : OUT;
     }
+    c->present[MASK] = call->norm == BNFAST_BATCH && below(b, 2);
     measure(c);
+}
+
+/* From element i on, the first that the mask leaves out; their number where there is none. */
+static int64_t left_out(const a_case *c, int64_t i) {
+    const int64_t inner = c->call.inner, sample = c->call.channels * inner, n = c->size[X] / c->item[X];
+    while (i < n && original[MASK][i / sample * inner + i % inner]) i++;
+    return i;
+}
+
+/* Any bits where the mask leaves out an element; but y is 0 there, as forward wrote it. */
+static void disturb(const a_case *c, uint64_t *state) {
+    static const int inputs[] = {X, DY, RESIDUAL, Y};
+    const int64_t n = c->size[X] / c->item[X];
+    for (int k = 0; k < 4; k++) {
+        const int a = inputs[k];
+        for (int64_t i = 0; c->present[a] && (i = left_out(c, i)) < n; i++) {
+            const uint64_t bits = a == Y ? 0 : next_random(state);
+            memcpy(original[a] + i * c->item[a], &bits, (size_t)c->item[a]);
+        }
+    }
+}
+
+/* Is an output 0 where the mask leaves it out? */
+static int clear(const a_case *c, int a) {
+    static const char zeros[8];
+    const int64_t n = c->size[X] / c->item[X];
+    for (int64_t i = 0; (i = left_out(c, i)) < n; i++)
+        if (memcmp(c->at[a] + i * c->item[a], zeros, (size_t)c->item[a])) return 0;
+    return 1;
 }
 
 /* Puts the arrays into memory: `late` ones end at the guard page, the others begin there, `skew` elements from it. */
@@ -270,11 +321,11 @@ static int fail(const a_case *c, const char *what, int a, int status) {
     snprintf(failure, sizeof failure,
              "seed %llu, case %llu: %s (array %d, status %d, expected %d, fault %d): pass %d dtype %d param_dtype %d "
              "norm %d relu %d threads %d samples %lld outer %lld channels %lld inner %lld groups %lld eps %g out_is %d "
-             "dresidual_is %d workspace %lld",
+             "dresidual_is %d counted %lld workspace %lld",
              (unsigned long long)seed_now, (unsigned long long)case_now, what, a, status, c->expected, c->fault, c->pass,
              k->dtype, k->param_dtype, k->norm, k->relu, k->threads, (long long)k->samples, (long long)k->outer,
              (long long)k->channels, (long long)k->inner, (long long)k->groups, k->eps, c->same_as[OUT],
-             c->same_as[DRESIDUAL], (long long)k->workspace_size);
+             c->same_as[DRESIDUAL], (long long)c->counted, (long long)k->workspace_size);
     return -1;
 }
 
@@ -366,13 +417,14 @@ static void spoil(bytes *b, a_case *c, const bnfast_call **given, int *pass) {
     }
     case 16:
         if (!c->present[which] || !c->size[which]) return;
-        if (which == WORKSPACE ? !call->workspace_size : array[which].kind == PARAMS || which == RESIDUAL || which == Y)
+        if (which == WORKSPACE ? !call->workspace_size || !c->counted
+                               : array[which].kind == PARAMS || which == RESIDUAL || which == Y || which == MASK)
             return; /* may be missing */
         set_pointer(call, which, NULL);
         c->expected = BNFAST_MISSING;
         break;
     case 17:
-        if (!c->present[which] || !c->size[which]) return;
+        if (!c->present[which] || !c->size[which] || which == MASK) return;
         set_pointer(call, which, c->at[which] + 1);
         c->expected = BNFAST_MISALIGNED;
         break;
@@ -385,7 +437,7 @@ static void spoil(bytes *b, a_case *c, const bnfast_call **given, int *pass) {
         break;
     }
     case 19:
-        if (!call->workspace_size) return;
+        if (!call->workspace_size || !c->counted) return; /* where nothing counts, none is needed */
         call->threads = 1;
         call->workspace_size = table->workspace(c->pass, call);
         if (!call->workspace_size) return;
@@ -398,11 +450,23 @@ static void spoil(bytes *b, a_case *c, const bnfast_call **given, int *pass) {
         set_pointer(call, DRESIDUAL, room[DRESIDUAL]);
         c->expected = BNFAST_BAD_CALL;
         break;
+    case 21:
+        if (call->norm != BNFAST_BATCH) set_pointer(call, MASK, room[MASK]);
+        else if (c->present[MASK] && c->size[MASK]) call->norm = BNFAST_GROUP + spread % 3;
+        else return;
+        c->expected = BNFAST_BAD_NORM;
+        break;
+    case 22:
+        if (!c->present[MASK] || !c->size[MASK] || !c->present[which] || !c->size[which]) return;
+        if (!c->written[which] && which != WORKSPACE) return;
+        set_pointer(call, MASK, c->at[which] + spread % c->size[which]);
+        c->expected = BNFAST_OVERLAP;
+        break;
     default: break;
     }
 }
 
-enum { FAULTS = 20 };
+enum { FAULTS = 22 };
 
 static int structured(bytes *b) {
     static char *results[ARRAYS];
@@ -414,6 +478,8 @@ static int structured(bytes *b) {
         const int dtype = array[a].kind == DATA ? c.call.dtype : -1;
         if (c.present[a]) fill(original[a], c.size[a], dtype, c.item[a], hard, a == M2 || a == VAR, &state);
     }
+    c.counted = c.present[MASK] ? fill_mask(original[MASK], c.size[MASK], below(b, 8), &state) : -1;
+    if (c.counted == 1 && c.pass == BNFAST_FORWARD && c.call.channels) c.expected = BNFAST_BAD_COUNT, c.fault = -1;
     if (!c.fault && fault <= FAULTS) c.fault = fault;
     int status = BNFAST_OK;
     for (int turn = 0; turn < 2; turn++) {
@@ -430,6 +496,7 @@ static int structured(bytes *b) {
         c.present[WORKSPACE] = c.call.workspace_size > 0;
         if (c.size[WORKSPACE] > space(WORKSPACE) - PAGE) return fail(&c, "a large workspace", WORKSPACE, 0);
         if (c.present[WORKSPACE]) fill(original[WORKSPACE], c.size[WORKSPACE] / 8 * 8, -1, 8, 1, 0, &state);
+        if (c.present[MASK]) disturb(&c, &state);
         place(&c, turn, skew);
         load(&c);
         if (c.fault > 0) spoil(b, &c, &given, &pass);
@@ -438,6 +505,7 @@ static int structured(bytes *b) {
         if (!table->strerror(status)[0]) return fail(&c, "no words", -1, status);
         if (look(&c, status)) return -1;
         if (status != BNFAST_OK) return status;
+        if (c.present[MASK] && c.present[OUT] && !clear(&c, OUT)) return fail(&c, "not 0 under the mask", OUT, status);
         for (int a = 0; a < WORKSPACE; a++) {
             if (!c.written[a] || !c.present[a]) continue;
             if (!results[a]) results[a] = map(ROOM, PROT_READ | PROT_WRITE);
@@ -479,6 +547,7 @@ static int wild(bytes *b) {
     for (int a = 0; a < ARRAYS; a++) {
         const int other = below(b, 8) ? a : below(b, ARRAYS);
         c.at[a] = fits && below(b, 8) ? room[other] + offsets[below(b, 8)] : NULL;
+        if (a == MASK && call->norm != BNFAST_BATCH && below(b, 8)) c.at[a] = NULL;
         set_pointer(call, a, c.at[a]);
         memset(room[a], 0, NEAR);
         memset(original[a], 0, NEAR);
