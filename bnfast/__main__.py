@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from . import BatchNorm, show_config
+from . import BatchNorm, _digits, show_config
 
 TRAIN_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 PLOT_NEEDS = {"matplotlib": "matplotlib"}
@@ -48,9 +48,13 @@ def lacks(what, needs):
 def train(args):
     if lacks("train", TRAIN_NEEDS):
         return 1
-    from . import _digits
-
-    _digits.run(args.epochs, args.picture)
+    if args.batch_size or args.norm:
+        small = _digits.SMALL
+        norms = list(dict.fromkeys(args.norm or _digits.NORMS))
+        sizes = sorted(set(args.batch_size or small["batch_sizes"]))
+        _digits.run_small(norms, sizes, args.epochs or small["epochs"], args.picture)
+    else:
+        _digits.run(args.epochs or 12, args.picture)
     return 0
 
 
@@ -96,6 +100,23 @@ def positive(kind):
     return parse
 
 
+def several(parse):
+    """Of an option that takes a list with commas."""
+    return lambda text: [parse(word) for word in text.split(",")]
+
+
+def norm(text):
+    if text not in _digits.NORMS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wants some of {','.join(_digits.NORMS)}")
+    return text
+
+
+def batch_size(text):
+    if not (text.isdecimal() and 2 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wants whole numbers from 2 to 1024, such as 2,32")
+    return int(text)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m bnfast", description=__doc__)
     commands = parser.add_subparsers(metavar="command")
@@ -112,8 +133,18 @@ def main(argv=None):
         add[function].set_defaults(function=function)
 
     options = add[train]
-    options.add_argument("--epochs", type=positive(int), default=12, help="passes over the training digits")
-    options.add_argument("--picture", default="bnfast-digits.png", help="where the loss curves go")
+    options.add_argument("--epochs", type=positive(int), help="passes over the digits (absent: 12; 4 in small batches)")
+    options.add_argument(
+        "--batch-size", type=several(batch_size), action="extend", metavar="N[,N]", help="such as 2,32: small batches"
+    )
+    options.add_argument(
+        "--norm",
+        type=several(norm),
+        action="extend",
+        metavar="NORM[,NORM]",
+        help=f"of {','.join(_digits.NORMS)} (absent: all)",
+    )
+    options.add_argument("--picture", default="bnfast-digits.png", help="where the curves go")
     options = add[bench]
     options.add_argument("shapes", nargs="*", type=shape, default=[(32, 64, 56, 56)], help="such as 32x64x56x56")
     options.add_argument("--axis", type=int, default=1, help="the channel axis: 1 is NCHW, -1 is NHWC")

@@ -1,17 +1,34 @@
-"""The demonstration: a small CNN learns handwritten digits, with and without batch normalization.
+"""The demonstrations: a small CNN learns handwritten digits, with and without batch norm, and in small batches.
 
-Conv-BN-ReLU-Pool twice, global average pool, linear; plain SGD with momentum. Convolutions are NumPy, by unfolding
-the image into columns; every layer has forward(x) and backward(dy), and lists its (parameter, gradient) pairs.
+Blocks of conv, norm, ReLU and pool, global average pool, linear; plain SGD with momentum. Convolutions are NumPy, by
+unfolding the image into columns; every layer has forward(x), backward(dy) and its (parameter, gradient) pairs.
 Needs scikit-learn (which ships the digits), matplotlib and tqdm: pip install "bnfast[demo]".
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
-from .modules import BatchNorm
+from .modules import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 RATES = {"gentle": 0.02, "high": 0.5}
+
+# In small batches the rate is this times batch size / 32, for every norm alike: the linear rule of Goyal et al. (2017),
+# arXiv:1706.02677, as in Wu & He (2018), arXiv:1803.08494. With 4 blocks the last maps are 1x1, so that a mean of batch
+# norm is there one of as many values as there are images; with means of 8 values and more it does well on these digits.
+RATE_OF_32 = 0.05
+SMALL = dict(batch_sizes=(2, 32), epochs=4, seeds=3, blocks=4)
+
+# How each norm is made for maps of a shape (channels, height, width). A map of one value has no instance norm.
+NORMS = {
+    "batch": lambda shape: BatchNorm(shape[0]),
+    "group": lambda shape: GroupNorm(4, shape[0]),
+    "layer": LayerNorm,
+    "instance": lambda shape: InstanceNorm(shape[0]) if shape[1:] != (1, 1) else None,
+    "none": lambda shape: None,
+}
 
 
 class Conv:
@@ -45,10 +62,10 @@ class Conv:
 
 
 class Norm:
-    """BatchNorm as a layer of this network."""
+    """One of NORMS as a layer of this network."""
 
-    def __init__(self, channels):
-        self.norm = BatchNorm(channels)
+    def __init__(self, norm):
+        self.norm = norm
 
     def forward(self, x):
         return self.norm(x)
@@ -112,12 +129,17 @@ class GlobalPoolLinear:
 
 
 class Network:
-    def __init__(self, rng, normalized, width=16):
-        def block(inputs, outputs):
-            norm = [Norm(outputs)] if normalized else []
-            return [Conv(rng, inputs, outputs), *norm, Relu(), MaxPool()]
+    """Blocks of conv, norm and ReLU, with a pool while there is something to pool: maps of 8x8, 4x4, 2x2, 1x1."""
 
-        self.layers = [*block(1, width), *block(width, 2 * width), GlobalPoolLinear(rng, 2 * width, 10)]
+    def __init__(self, rng, norm, blocks):
+        self.layers, inputs, side = [], 1, 8
+        for outputs in (16, *[32] * (blocks - 1)):
+            made = NORMS[norm]((outputs, side, side))
+            self.layers += [Conv(rng, inputs, outputs), *([Norm(made)] if made else []), Relu()]
+            if side > 1:
+                self.layers.append(MaxPool())
+            inputs, side = outputs, max(side // 2, 1)
+        self.layers.append(GlobalPoolLinear(rng, inputs, 10))
 
     def forward(self, x):
         for layer in self.layers:
@@ -159,11 +181,11 @@ def cross_entropy(logits, labels):
     return float(-log_p[np.arange(len(labels)), labels].mean()), gradient / np.float32(len(labels))
 
 
-def train(data, normalized, rate, epochs, batch_size=64, seed=0, step=lambda: None):
+def train(data, norm, rate, epochs, batch_size=64, blocks=2, seed=0, step=lambda: None):
     """(loss of every step, accuracy on the held-out digits). Evaluation uses the running averages."""
     train_x, train_y, test_x, test_y = data
     rng = np.random.default_rng(seed)
-    network, velocity, losses = Network(rng, normalized), None, []
+    network, velocity, losses = Network(rng, norm, blocks), None, []
     with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is part of what is shown
         for _ in range(epochs):
             order = rng.permutation(len(train_x))
@@ -184,38 +206,100 @@ def train(data, normalized, rate, epochs, batch_size=64, seed=0, step=lambda: No
     return losses, accuracy
 
 
-def run(epochs, picture):
-    """Train the four networks, print the table of accuracies, draw the loss curves."""
+def train_all(data, runs):
+    """{key: the options of train} to {key: its result}, behind one bar."""
+    from tqdm import tqdm
+
+    steps = sum(len(data[0]) // options["batch_size"] * options["epochs"] for options in runs.values())
+    results = {}
+    with tqdm(total=steps, desc="training", unit="step") as bar:
+        for key, options in runs.items():
+            bar.set_postfix_str(
+                f"batch size {options['batch_size']}, rate {options['rate']:.3g}, norm {options['norm']}"
+            )
+            results[key] = train(data, **options, step=bar.update)
+    return results
+
+
+@contextlib.contextmanager
+def drawing(picture, panels=1):
+    """The axes of a figure, which is then written to a file."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from tqdm import tqdm
 
-    data = digits()
-    runs = [(name, rate, normalized) for name, rate in RATES.items() for normalized in (True, False)]
-    steps = len(data[0]) // 64 * epochs
-    results = {}
-    with tqdm(total=steps * len(runs), desc="training", unit="step") as bar:
-        for name, rate, normalized in runs:
-            bar.set_postfix_str(f"rate {rate}, {'with' if normalized else 'without'} batch norm")
-            results[name, normalized] = train(data, normalized, rate, epochs, step=bar.update)
-
-    print(f"handwritten digits: {len(data[0])} to train on, {len(data[2])} held out, {epochs} epochs")
-    print(f"{'learning rate':<20}{'with batch norm':>18}{'without':>18}")
-    for name, rate in RATES.items():
-        row = [f"{results[name, normalized][1]:.1%}" for normalized in (True, False)]
-        print(f"{f'{name} ({rate})':<20}{row[0]:>18}{row[1]:>18}")
-
-    figure, axes = plt.subplots(1, len(RATES), figsize=(10, 4), sharey=True, layout="constrained")
-    for axis, (name, rate) in zip(axes, RATES.items(), strict=True):
-        for normalized, label in ((True, "with batch norm"), (False, "without")):
-            losses = np.array(results[name, normalized][0])
-            axis.plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=label)
-        axis.set(title=f"{name} learning rate, {rate}", xlabel="step", yscale="log")
-        axis.legend()
-    axes[0].set_ylabel("training loss (mean of 10 steps)")
+    figure, axes = plt.subplots(1, panels, figsize=(10 if panels > 1 else 6, 4), sharey=True, layout="constrained")
+    yield axes
     figure.savefig(picture, dpi=120)
     plt.close(figure)
+
+
+def run(epochs, picture):
+    """Train at two rates, with and without batch norm, print the table of accuracies, draw the loss curves."""
+    data, norms = digits(), {"batch": "with batch norm", "none": "without"}
+    results = train_all(
+        data,
+        {
+            (name, norm): dict(norm=norm, rate=rate, epochs=epochs, batch_size=64)
+            for name, rate in RATES.items()
+            for norm in norms
+        },
+    )
+
+    print(f"handwritten digits: {len(data[0])} to train on, {len(data[2])} held out, {epochs} epochs")
+    print(f"{'learning rate':<20}" + "".join(f"{label:>18}" for label in norms.values()))
+    for name, rate in RATES.items():
+        print(f"{f'{name} ({rate})':<20}" + "".join(f"{results[name, norm][1]:>18.1%}" for norm in norms))
+
+    with drawing(picture, len(RATES)) as axes:
+        for axis, (name, rate) in zip(axes, RATES.items(), strict=True):
+            for norm, label in norms.items():
+                losses = np.array(results[name, norm][0])
+                axis.plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=label)
+            axis.set(title=f"{name} learning rate, {rate}", xlabel="step", yscale="log")
+            axis.legend()
+        axes[0].set_ylabel("training loss (mean of 10 steps)")
     print(f"loss curves: {picture}")
     return {key: accuracy for key, (_, accuracy) in results.items()}
+
+
+def run_small(norms, batch_sizes, epochs, picture, seeds=SMALL["seeds"]):
+    """Train with each norm at each batch size, print the table of accuracies, draw the error over the batch size.
+
+    Returns {(batch size, norm): the accuracies of the seeds}.
+    """
+    data = digits()
+    runs = {
+        (size, norm, seed): dict(
+            norm=norm, rate=RATE_OF_32 * size / 32, epochs=epochs, batch_size=size, blocks=SMALL["blocks"], seed=seed
+        )
+        for size in batch_sizes
+        for norm in norms
+        for seed in range(seeds)
+    }
+    results = train_all(data, runs)
+    accuracy = {
+        (size, norm): [results[size, norm, seed][1] for seed in range(seeds)] for size in batch_sizes for norm in norms
+    }
+
+    print(
+        f"handwritten digits: {len(data[0])} to train on, {len(data[2])} held out, {epochs} epochs\n"
+        f"mean of {seeds} seeds, learning rate {RATE_OF_32} * batch size / 32 for every norm"
+    )
+    print(f"{'batch size':<12}" + "".join(f"{norm:>10}" for norm in norms))
+    for size in batch_sizes:
+        print(f"{size:<12}" + "".join(f"{np.mean(accuracy[size, norm]):>10.1%}" for norm in norms))
+
+    with drawing(picture) as axis:
+        for norm in norms:
+            error = 100 - 100 * np.array([accuracy[size, norm] for size in batch_sizes])
+            mean = error.mean(1)
+            spread = [mean - error.min(1), error.max(1) - mean]
+            axis.errorbar(batch_sizes, mean, spread, marker="o", capsize=3, label=norm)
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="batch size", ylabel=f"held-out error, % (mean and range of {seeds} seeds)", ylim=(0, None))
+        axis.set_xticks(batch_sizes, [str(size) for size in batch_sizes])
+        axis.legend()
+    print(f"error over batch size: {picture}")
+    return accuracy
