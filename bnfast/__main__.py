@@ -54,7 +54,7 @@ def train(args):
         sizes = sorted(set(args.batch_size or small["batch_sizes"]))
         _digits.run_small(norms, sizes, args.epochs or small["epochs"], args.picture)
     else:
-        _digits.run(args.epochs or 12, args.picture)
+        _digits.run(args.epochs or _digits.EPOCHS, args.picture)
     return 0
 
 
@@ -133,7 +133,11 @@ def main(argv=None):
         add[function].set_defaults(function=function)
 
     options = add[train]
-    options.add_argument("--epochs", type=positive(int), help="passes over the digits (absent: 12; 4 in small batches)")
+    options.add_argument(
+        "--epochs",
+        type=positive(int),
+        help=f"passes over the digits (absent: {_digits.EPOCHS}; {_digits.SMALL['epochs']} in small batches)",
+    )
     options.add_argument(
         "--batch-size", type=several(batch_size), action="extend", metavar="N[,N]", help="such as 2,32: small batches"
     )

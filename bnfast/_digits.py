@@ -14,6 +14,7 @@ import numpy as np
 from .modules import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 RATES = {"gentle": 0.02, "high": 0.5}
+EPOCHS = 12
 
 # In small batches the rate is this times batch size / 32, for every norm alike: the linear rule of Goyal et al. (2017),
 # arXiv:1706.02677, as in Wu & He (2018), arXiv:1803.08494. With 4 blocks the last maps are 1x1, so that a mean of batch

@@ -171,11 +171,7 @@ def group_norm_backward(
     )
     samples, groups = moments.mean.shape
     view, count = _plan(x.shape, axis, groups)
-    if samples != x.shape[0] or moments.count != count:
-        raise ValueError(
-            f"moments: got {moments.mean.shape} statistics of {moments.count} values, wants {(x.shape[0], groups)} of "
-            f"{count}, as x has"
-        )
+    moments._belong_to((x.shape[0], groups), count)
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         kernels.BACKWARD,

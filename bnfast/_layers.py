@@ -221,10 +221,7 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     x, rows, row = _rows(x, axes)
     dy = geometry.twin("dy", dy, x)
     count = math.prod(row)
-    if moments.mean.shape != rows or moments.count != count:
-        raise ValueError(
-            f"moments: got {moments.mean.shape} statistics of {moments.count} values, wants {rows} of {count}, as x has"
-        )
+    moments._belong_to(rows, count)
     gamma = _points("gamma", gamma, row)
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
     target, dx = geometry.output(out, x, (x, dy), apart=(gamma,))

@@ -55,6 +55,13 @@ class Moments:
         if self.mean.ndim != 1 or self.mean.shape != self.m2.shape:
             raise ValueError(f"m2: got shape {self.m2.shape} beside mean's {self.mean.shape}, wants two of one (C,)")
 
+    def _belong_to(self, shape, count):
+        """Refuses moments that are not of the x that a backward pass has: `shape` statistics, each of count values."""
+        if self.mean.shape != shape or self.count != count:
+            raise ValueError(
+                f"moments: got {self.mean.shape} statistics of {self.count} values, wants {shape} of {count}, as x has"
+            )
+
     @classmethod
     def _of(cls, count, mean, m2):
         """From float64 arrays that are ours to keep: no check, no copy."""

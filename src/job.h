@@ -103,9 +103,9 @@ static inline void job_look_at_mask(job *j) {
     j->first = first / j->inner * j->channels * j->inner + first % j->inner;
 }
 
-/* What the sums of statistic c / share are taken about: its first element that counts, so that a constant channel sums to exactly
-   zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the sums, not
-   the rest. */
+/* What the sums of statistic c / share are taken about: its first element that counts, so that a constant channel sums
+   to exactly zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the
+   sums, not the rest. */
 static inline double job_shift(const job *j, int64_t c) {
     if (j->about_zero) return 0;
     if (j->share > 1) c -= c % j->share;
