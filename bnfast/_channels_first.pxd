@@ -20,10 +20,11 @@ cdef struct block:
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil
-cdef void sum_chunk(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil
+cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, const double *gate,
+                    double *sums) noexcept nogil
 cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
                 int64_t step, int64_t ahead) noexcept nogil
 cdef void work_statistics(const job *j, const cut *k, int64_t first, int64_t channels, double *coefs,
-                          double *sums) noexcept nogil
+                          double *room) noexcept nogil
 cdef int64_t room(const job *j) noexcept nogil  # bytes of scratch that run() takes
 cdef void run(const job *j) noexcept nogil

@@ -110,7 +110,7 @@ cdef inline counts which_count(const job *j, block b, int64_t stride) noexcept n
     return NONE if memcmp(mask, mask + 1, n - 1) == 0 else SOME
 
 
-cdef void sum_some(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
+cdef void sum_some(const job *j, block b, const double *shift, const double *gate, double *sums) noexcept nogil:
     """sum_chunk() of a block in which some elements count."""
     cdef double[PIECE] x
     cdef double[PIECE] dy
@@ -122,21 +122,24 @@ cdef void sum_some(const job *j, block b, double shift, const double *gate, doub
     if p.rows == b.rows and p.inner == b.inner:
         own = j[0]  # with the copy as its array
         own.mask, own.channels, own.inner, own.x, own.dy = NULL, 1, b.inner, <char *> x, <char *> dy
-        j.op.run_keep(x, b.inner, j.x + at, stride, mask, j.inner, b.rows, b.inner, shift)
+        j.op.run_keep(x, b.inner, j.x + at, stride, mask, j.inner, b.rows, b.inner, shift[0])
         if job_has_dy(j):
             j.op.run_keep(dy, b.inner, j.dy + at, stride, mask, j.inner, b.rows, b.inner, 0)
-        sum_chunk(&own, block(0, b.rows, b.inner), shift, gate, sums)
+        sum_chunk(&own, block(0, b.rows, b.inner), 1, shift, gate, sums)
         return
     sums[0] = sums[1] = 0
     while p.rows:
-        sum_chunk(j, p, shift, gate, part)
+        sum_chunk(j, p, 1, shift, gate, part)
         sums[0] += part[0]
         sums[1] += part[1]
         i += 1
         p = nth_piece(b, stride, i)
 
 
-cdef void sum_chunk(const job *j, block b, double shift, const double *gate, double *sums) noexcept nogil:
+cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, const double *gate,
+                    double *sums) noexcept nogil:
+    """sums[runs][2] of a block and of those that follow it at once, each about its own shift, and with its own gate.
+    Under a mask, of one."""
     cdef counts which = which_count(j, b, j.channels * j.inner)
     if which == NONE:
         sums[0] = sums[1] = 0
@@ -146,11 +149,13 @@ cdef void sum_chunk(const job *j, block b, double shift, const double *gate, dou
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
-        j.op.run_sums(j.x + at, b.rows, b.inner, stride, shift, sums)
+        j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums)
     elif j.points:
-        j.op.point_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, point(j, j.gamma.data, b.start), shift, sums)
+        j.op.point_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride,
+                             point(j, j.gamma.data, b.start), shift, sums)
     else:
-        j.op.run_grad_sums(j.dy + at, j.x + at, b.rows, b.inner, stride, shift, gate if j.relu else NULL, sums)
+        j.op.run_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride, shift,
+                           gate if j.relu else NULL, JOB_COEFS, sums)
 
 
 cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs, int64_t step,
@@ -200,28 +205,28 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
 
 
 cdef void work_statistics(const job *j, const cut *k, int64_t first, int64_t channels, double *coefs,
-                          double *sums) noexcept nogil:
-    """The statistics of so many channels, up to their coefficients. sums: room for 2 a channel. All are summed before
-    any is finished: what follows from sums is a chain of divisions and a root, and such chains overlap."""
+                          double *room) noexcept nogil:
+    """The statistics of so many channels, up to their coefficients. room: for 3 doubles a channel."""
+    cdef int64_t runs = channels // k.span, parts = j.share // k.span, n, i
+    cdef double *sums = room
+    cdef double *shift = room + 2 * runs
     cdef double[2] part
-    cdef double shift
-    cdef int64_t statistics = channels // j.share, t, c, n, s, i
-    for t in range(statistics):
-        c = t * j.share
-        shift = job_shift(j, first + c)
-        if j.relu and job_has_dy(j):
-            job_given(j, first + c, coefs + c * JOB_COEFS)
-        for s in range(c, c + j.share):
-            sums[2 * s] = sums[2 * s + 1] = 0
-        for n in range(j.share // k.span):
-            s = c + n * k.span
+    for n in range(channels // j.share):
+        shift[n * parts] = job_shift(j, first + n * j.share)
+        for i in range(1, parts):
+            shift[n * parts + i] = shift[n * parts]
+    if j.relu and job_has_dy(j):
+        job_given(j, first, channels // j.share, coefs)
+    if k.count == 1 and j.mask == NULL:
+        sum_chunk(j, chunk_of(j, k, first, 0), runs, shift, coefs, sums)
+    else:
+        for n in range(runs):
+            sums[2 * n] = sums[2 * n + 1] = 0
             for i in range(k.count):
-                sum_chunk(j, chunk_of(j, k, first + s, i), shift, coefs + s * JOB_COEFS, part)
-                sums[2 * s] += part[0]
-                sums[2 * s + 1] += part[1]
-    for t in range(statistics):
-        c = t * j.share
-        job_finish(j, first + c, job_shift(j, first + c), sums + 2 * c, coefs + c * JOB_COEFS)
+                sum_chunk(j, chunk_of(j, k, first + n * k.span, i), 1, shift + n, coefs + n * JOB_COEFS, part)
+                sums[2 * n] += part[0]
+                sums[2 * n + 1] += part[1]
+    job_finish(j, first, channels // j.share, parts, shift, sums, coefs)
 
 
 cdef int64_t group_size(const job *j) noexcept nogil:
@@ -234,9 +239,9 @@ cdef int64_t group_size(const job *j) noexcept nogil:
 
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
     """Channels first to last - 1, group by group: sum each statistic, then normalize all of the group.
-    room: for 2 sums a channel of a group, and its coefficients."""
+    room: for 3 doubles a channel of a group, and its coefficients."""
     cdef int64_t group = group_size(j), stride = j.channels * j.inner, g, n, size, ahead
-    cdef double *coefs = room + 2 * (GROUP + j.share)
+    cdef double *coefs = room + 3 * (GROUP + j.share)
     cdef int64_t fetch  # rows of the next group that are fetched early
     g = first
     while g < last:
@@ -258,31 +263,30 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
 
 cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
-    cdef int64_t channels = last - first, tasks = channels // k.span * k.count, stride = j.channels * j.inner, c, i
+    cdef int64_t channels = last - first, runs = channels // k.span, tasks = runs * k.count, n, i
+    cdef int64_t stride = j.channels * j.inner
     cdef int t
     cdef double *sums = <double *> j.room
     cdef double *coefs = sums + 2 * tasks
     cdef double *shift = coefs + JOB_COEFS * channels
-    cdef double *total = shift + channels
+    cdef double *total = shift + runs
     cdef block b
     cdef cut each = cut_runs(j, 1)
-    for c in range(channels):
-        shift[c] = job_shift(j, first + c)
-        total[2 * c] = total[2 * c + 1] = 0
+    for n in range(runs):
+        shift[n] = job_shift(j, first + n * k.span)
+        total[2 * n] = total[2 * n + 1] = 0
     if j.relu and job_has_dy(j):
-        for i in range(channels // j.share):
-            job_given(j, first + i * j.share, coefs + JOB_COEFS * i * j.share)
+        job_given(j, first, channels // j.share, coefs)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            c = i // k.count * k.span
-            sum_chunk(j, chunk_of(j, k, first + c, i % k.count), shift[c], coefs + JOB_COEFS * c, sums + 2 * i)
+            n = i // k.count
+            sum_chunk(j, chunk_of(j, k, first + n * k.span, i % k.count), 1, shift + n, coefs + JOB_COEFS * n,
+                      sums + 2 * i)
     for i in range(tasks):
-        c = i // k.count * k.span
-        total[2 * c] += sums[2 * i]
-        total[2 * c + 1] += sums[2 * i + 1]
-    for i in range(channels // j.share):
-        c = i * j.share
-        job_finish(j, first + c, shift[c], total + 2 * c, coefs + JOB_COEFS * c)
+        n = i // k.count
+        total[2 * n] += sums[2 * i]
+        total[2 * n + 1] += sums[2 * i + 1]
+    job_finish(j, first, channels // j.share, j.share // k.span, shift, total, coefs)
     if not job_has_output(j):
         return
     tasks = channels * each.count
@@ -309,11 +313,10 @@ cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t l
 
 
 cdef void infer(const job *j) noexcept nogil:
-    cdef int64_t c, step, size = j.outer * j.channels * j.inner
+    cdef int64_t step, size = j.outer * j.channels * j.inner
     cdef double *coefs = <double *> j.room
     cdef int t
-    for c in range(j.channels):
-        job_given(j, c, coefs + JOB_COEFS * c)
+    job_given(j, 0, j.channels // j.share, coefs)
     if j.threads == 1:
         apply_span(j, coefs, 0, size)
     else:
@@ -330,7 +333,7 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
 
 cdef int64_t thread_room(const job *j) noexcept nogil:
     """Doubles that whole_channels() takes."""
-    return (2 + JOB_COEFS) * (GROUP + j.share)
+    return (3 + JOB_COEFS) * (GROUP + j.share)
 
 
 cdef int64_t room(const job *j) noexcept nogil:

@@ -174,7 +174,7 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
     cdef double *sums = p.part + 2 * first
     cdef double *k = p.part + 2 * j.channels + JOB_COEFS * first
     cdef double *rest = p.sums + 2 * p.lanes * p.chunks
-    cdef int64_t c, f, n
+    cdef int64_t c, f
     if job_has_sums(j) and p.fold == 1:
         merge(p, first, last)
     for c in range(first, last):
@@ -187,14 +187,10 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
                 sums[0] += rest[c]
                 sums[1] += rest[p.lanes + c]
         sums += 2
-    sums = p.part + 2 * first
-    for n in range((last - first) // j.share):
-        c = first + n * j.share
-        job_finish(j, c, p.shift[c], sums, k)
-        for f in range(j.share):
-            spread(j, p, c + f, k + f * JOB_COEFS)
-        sums += 2 * j.share
-        k += JOB_COEFS * j.share
+    job_finish(j, first, (last - first) // j.share, j.share, p.shift + first, p.part + 2 * first, k)
+    for c in range(first, last):
+        spread(j, p, c, k)
+        k += JOB_COEFS
 
 
 cdef void finish(const job *j, const plan *p) noexcept nogil:
@@ -306,8 +302,7 @@ cdef void run(const job *j) noexcept nogil:
     for lane in range(p.lanes):
         p.shift[lane] = job_shift(j, lane % j.channels) if job_has_sums(j) else 0
     if j.relu and job_has_dy(j):
-        for lane in range(j.channels // j.share):
-            job_given(j, lane * j.share, p.part + lane * j.share * JOB_COEFS)
+        job_given(j, 0, j.channels // j.share, p.part)
         for lane in range(j.channels):
             spread(j, &p, lane, p.part + lane * JOB_COEFS)
         wrap(j, &p)

@@ -63,5 +63,5 @@ cdef extern from "job.h" nogil:
     void job_look_at_mask(job *)
     double job_shift(const job *, int64_t)
     double job_round(const job *, double)
-    void job_given(const job *, int64_t, double *)
-    void job_finish(const job *, int64_t, double, const double *, double *)
+    void job_given(const job *, int64_t, int64_t, double *)
+    void job_finish(const job *, int64_t, int64_t, int64_t, const double *, const double *, double *)

@@ -21,12 +21,13 @@ cdef extern from "rows.h" nogil:
         void (*run_keep)(
             void *, int64_t, const void *, int64_t, const uint8_t *, int64_t, int64_t, int64_t, double) noexcept nogil
         void (*run_sums)(
-            const void *, int64_t, int64_t, int64_t, double, double *) noexcept nogil
+            const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
         void (*run_affine)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
             int64_t) noexcept nogil
         void (*run_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, double, const double *, double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, const double *,
+            int64_t, double *) noexcept nogil
         void (*run_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
             int64_t) noexcept nogil
@@ -43,7 +44,8 @@ cdef extern from "rows.h" nogil:
             void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, const void *, const void *, int,
             int64_t) noexcept nogil
         void (*point_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const void *, double, double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const double *,
+            double *) noexcept nogil
         void (*point_lane_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, double *,
             double *) noexcept nogil

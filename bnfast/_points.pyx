@@ -30,7 +30,7 @@ cdef struct plan:
     int64_t chunks
     int64_t group    # rows worked together
     double *part     # [chunks][2][inner]: what a chunk adds to dbeta and dgamma
-    double *coefs    # [threads][group][JOB_COEFS + 2], and sums; if the threads work together, [1][group][JOB_COEFS]
+    double *coefs    # [threads][group][JOB_COEFS + 3], and sums; if the threads work together, [1][group][JOB_COEFS]
     double *row      # and then the sums of the group: [group * sums.count][2]
     bint whole       # chunks are shared out whole
 
@@ -50,7 +50,7 @@ cdef plan cut_points(const job *j) noexcept nogil:
 
 cdef int64_t room(const job *j) noexcept nogil:
     cdef plan p = cut_points(j)
-    cdef int64_t group = (JOB_COEFS + 2) * j.threads if p.whole else JOB_COEFS + 2 * p.sums.count
+    cdef int64_t group = (JOB_COEFS + 3) * j.threads if p.whole else JOB_COEFS + 2 * p.sums.count
     return (2 * p.chunks * j.inner + p.group * group) * <int64_t> sizeof(double)
 
 
@@ -79,17 +79,20 @@ cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, do
     cdef int64_t tasks = rows * p.sums.count, ranges = (j.inner + RANGE - 1) // RANGE, i, n
     cdef int t
     cdef double[2] sums
+    cdef double[GROUP] shift
     cdef block b
+    for n in range(rows):
+        shift[n] = job_shift(j, row + n)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            n = row + i // p.sums.count
-            sum_chunk(j, chunk_of(j, &p.sums, n, i % p.sums.count), job_shift(j, n), NULL, p.row + 2 * i)
+            n = i // p.sums.count
+            sum_chunk(j, chunk_of(j, &p.sums, row + n, i % p.sums.count), 1, shift + n, NULL, p.row + 2 * i)
     for n in range(rows):
         sums[0] = sums[1] = 0
         for i in range(n * p.sums.count, (n + 1) * p.sums.count):
             sums[0] += p.row[2 * i]
             sums[1] += p.row[2 * i + 1]
-        job_finish(j, row + n, job_shift(j, row + n), sums, p.coefs + n * JOB_COEFS)
+        job_finish(j, row + n, 1, 1, shift + n, sums, p.coefs + n * JOB_COEFS)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         add_rows(j, row, rows, min(ranges * t // j.threads * RANGE, j.inner),
                  min(ranges * (t + 1) // j.threads * RANGE, j.inner), p.coefs, part)
@@ -133,7 +136,7 @@ cdef void run(const job *j) noexcept nogil:
     if p.whole:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
             for chunk in range(p.chunks * t // j.threads, p.chunks * (t + 1) // j.threads):
-                whole_chunk(j, &p, chunk, p.coefs + t * p.group * (JOB_COEFS + 2))
+                whole_chunk(j, &p, chunk, p.coefs + t * p.group * (JOB_COEFS + 3))
             if j.stream:
                 fence()
     else:

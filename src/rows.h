@@ -42,14 +42,17 @@ typedef struct {
     void (*run_keep)(void *out, int64_t ostride, const void *x, int64_t stride, const uint8_t *mask, int64_t mstride,
                      int64_t rows, int64_t inner, double fill);
 
-    /* sums = {sum(x - shift), sum((x - shift)^2)} over rows * inner elements */
-    void (*run_sums)(const void *x, int64_t rows, int64_t inner, int64_t stride, double shift, double sums[2]);
+    /* sums[t] = {sum(x - shift[t]), sum((x - shift[t])^2)} over rows * inner elements, the first of them at x + t * step,
+       for t in [0, runs) */
+    void (*run_sums)(const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner, int64_t stride,
+                     const double *shift, double *sums);
     /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu; row r has its k at k + r * kstep */
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
                        const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
-    /* sums = {sum(dy), sum(dy * (x - shift))}; gate: NULL, or k, and dy counts where (x - k[0]) * k[1] + k[5] > 0 */
-    void (*run_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, double shift,
-                          const double *gate, double sums[2]);
+    /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or gate + t * gstep is a k, and dy counts where
+       (x - k[0]) * k[1] + k[5] > 0 */
+    void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
+                          int64_t stride, const double *shift, const double *gate, int64_t gstep, double *sums);
     /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise; relu: dy gated likewise */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                      const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
@@ -73,9 +76,9 @@ typedef struct {
        y = ((x - k[0]) * k[1] + k[2]) * gamma + beta */
     void (*point_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double *k,
                          int64_t kstep, const void *gamma, const void *beta, int stream, int64_t ahead);
-    /* sums = {sum(dy * gamma), sum(dy * gamma * (x - shift))} */
-    void (*point_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                            const void *gamma, double shift, double sums[2]);
+    /* sums[t] = {sum(dy * gamma), sum(dy * gamma * (x - shift[t]))} likewise */
+    void (*point_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
+                            int64_t stride, const void *gamma, const double *shift, double *sums);
     /* first += dy, second += dy * (x - k[6]) * k[7], summed over rows */
     void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *k,
                             int64_t kstep, double *first, double *second);

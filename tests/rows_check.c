@@ -22,7 +22,7 @@ static D8 fused(D8 a, D8 b, D8 c) {
 #include "types.inc"
 static const rows_isa rows_wide = {"wide", ROWS_TABLES};
 
-enum { ROWS = 11, SIZE = 1 << 14, GUARD = 7 };
+enum { ROWS = 11, RUNS = 3, SIZE = 1 << 14, GUARD = 7 };
 static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 31, 33, 49, 63, 64, 65, 196, 200, 1000};
 
 static uint64_t seed = 1;
@@ -102,29 +102,34 @@ static int close_call(long double pre) { return fabsl(pre) < 1e-5L; }
 
 static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     int wrong = 0;
-    double sums[2], k[8 * ROWS];
+    double sums[4][2 * RUNS], k[8 * ROWS], shift[RUNS], gates[6 * RUNS];
     for (int i = 0; i < 8 * ROWS; i++) k[i] = round_param(next());
     for (int64_t i = 0; i < 2 * n; i++) set_param(i, next()); /* gamma, beta */
     const void *gamma = params, *beta = params + n * (t->wide ? 8 : 4);
     const char *px = x + from * t->item, *pdy = dy + from * t->item;
-    const double gate_k[6] = {round_param(3.01), 1, 0, 0, 0, round_param(0.1)};
-    long double s[8] = {0};
-    for (int64_t r = 0; r < ROWS; r++)
-        for (int64_t i = 0; i < n; i++) {
-            const long double v = at(px, r * stride + i), g = at(pdy, r * stride + i), d = v - 2.5L;
-            const long double pre = (v - gate_k[0]) * gate_k[1] + gate_k[5], open = gate(g, pre);
-            s[0] += d, s[1] += d * d, s[2] += g, s[3] += g * d, s[4] += open, s[5] += open * d;
-            s[6] += g * param(i), s[7] += g * param(i) * d;
-            if (close_call(pre)) s[4] = s[5] = NAN;
-        }
-    t->run_sums(px, ROWS, n, stride, 2.5, sums);
-    wrong += sums_differ(sums, s[0], s[1], (double)(ROWS * n));
-    t->run_grad_sums(pdy, px, ROWS, n, stride, 2.5, NULL, sums);
-    wrong += sums_differ(sums, s[2], s[3], (double)(ROWS * n));
-    t->run_grad_sums(pdy, px, ROWS, n, stride, 2.5, gate_k, sums);
-    if (!isnan((double)s[4])) wrong += sums_differ(sums, s[4], s[5], (double)(ROWS * n));
-    t->point_grad_sums(pdy, px, ROWS, n, stride, gamma, 2.5, sums);
-    wrong += sums_differ(sums, s[6], s[7], (double)(ROWS * n));
+    const int64_t rows = ROWS - RUNS + 1; /* run i: so many rows, from row i on */
+    for (int i = 0; i < RUNS; i++) {
+        shift[i] = 2.5 + i;
+        gates[6 * i] = round_param(3.01 - 0.1 * i), gates[6 * i + 1] = 1, gates[6 * i + 5] = round_param(0.1);
+    }
+    t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0]);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, 0, sums[1]);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, gates, 6, sums[2]);
+    t->point_grad_sums(pdy, px, RUNS, stride, rows, n, stride, gamma, shift, sums[3]);
+    for (int run = 0; run < RUNS; run++) {
+        long double s[4][2] = {{0}};
+        int close = 0;
+        for (int64_t r = run; r < run + rows; r++)
+            for (int64_t i = 0; i < n; i++) {
+                const long double v = at(px, r * stride + i), g = at(pdy, r * stride + i), d = v - shift[run];
+                const long double pre = (v - gates[6 * run]) + gates[6 * run + 5];
+                const long double terms[4] = {d, g, gate(g, pre), g * param(i)};
+                for (int f = 0; f < 4; f++) s[f][0] += terms[f], s[f][1] += terms[f] * d;
+                close |= close_call(pre);
+            }
+        for (int f = 0; f < 4; f++)
+            if (f != 2 || !close) wrong += sums_differ(sums[f] + 2 * run, s[f][0], s[f][1], 4 * (double)(rows * n));
+    }
     for (int pass = 0; pass < 8; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu; points: both */
         clear();
         const int relu = pass & 1, res = pass == 2 || pass == 3;
