@@ -330,6 +330,7 @@ def test_a_size_that_no_version_had(size):
 def test_fuzzer_finds_nothing():
     said = run(sys.executable, CONSUMERS / "fuzz.py", "--seconds", 2, "--seed", 20)
     assert int(said.split()[0]) > 200
+    run(sys.executable, CONSUMERS / "fuzz.py", "--seed", 101, "--case", 542198)  # no channels, but 64 groups of them
 
 
 def test_readme_snippets_compile(tmp_path):

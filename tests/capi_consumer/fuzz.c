@@ -539,7 +539,7 @@ static int wild(bytes *b) {
     call->eps = epses[below(b, 8)];
     c.pass = below(b, 16) ? below(b, 5) : numbers[below(b, 12)];
     __int128 product = 8;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < (call->channels ? 4 : 5); i++) { /* of no channels there may be any number of groups */
         product *= *shape[i] > 1 ? *shape[i] : 1;
         if (product > ROOM) product = ROOM;
     }
