@@ -261,9 +261,9 @@ cdef bint may_share(const bnfast_call *c, const void *output, const span *other)
     """May this output be that array? out: an input, from its start. dresidual: dy or y."""
     if output == c.out:
         return other.beside and not other.written and other.first == output
-    if output == c.dresidual:
-        return other.first == output and (output == c.dy or output == c.y) and output != c.x and output != c.out
-    return False
+    if output != c.dresidual or output == c.x or output == c.out:
+        return False
+    return other.beside and other.first == output and (output == c.dy or output == c.y)
 
 
 # ---- where it is put, and who does it ----

@@ -237,6 +237,10 @@ REFUSED = {  # status -> (pass, its numbers, what is changed)
         ("forward", {}, {"mean": ("gamma", 0)}),
         ("backward", {}, {"dbeta": ("dgamma", 0)}),
         ("backward", {"relu": 1}, {"dresidual": ("x", 0)}),
+        *[
+            ("backward", {"relu": 1}, {"dresidual": (place, 0), name: (place, 0)})
+            for place, name in (("dy", "gamma"), ("y", "mask"), ("y", "mean"))
+        ],
         ("normalize", {}, {"out": ("workspace", 0)}),
     ],
     "SMALL_WORKSPACE": [
