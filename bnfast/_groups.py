@@ -225,10 +225,11 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
         threads,
         relu,
         residual,
+        shape=(x.shape[0], groups),
     )
     if target is not y:
         y[...] = target
-    return y, Moments._of(count, mean.reshape(x.shape[0], groups), m2.reshape(x.shape[0], groups))
+    return y, Moments._of(count, mean, m2)
 
 
 def _plan(shape, axis, groups):

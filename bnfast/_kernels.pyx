@@ -175,10 +175,25 @@ cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
     return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32, 0)
 
 
-def blend(cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarray m2, double divisor, double keep):
-    """New running (mean, var): keep * old + (1 - keep) * (mean, m2 / divisor). All float64, of one length."""
+cdef void put_narrow(cnp.ndarray wide, cnp.ndarray narrow) noexcept:
+    """narrow = wide: float64 to float32. (NumPy's own cast may want memory, and warns where a value overflows.)"""
+    cdef double *a = <double *> cnp.PyArray_DATA(wide)
+    cdef float *b = <float *> cnp.PyArray_DATA(narrow)
+    cdef cnp.npy_intp i
+    for i in range(cnp.PyArray_SIZE(wide)):
+        b[i] = <float> a[i]
+
+
+def pair(cnp.npy_intp size):
+    """Two new vectors of float64, for blend()."""
+    return new_vector(size, True), new_vector(size, True)
+
+
+def blend(tuple into, cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarray m2, double divisor,
+          double keep):
+    """into = running (mean, var): keep * old + (1 - keep) * (mean, m2 / divisor). All float64, of one length."""
     cdef cnp.npy_intp c, channels = cnp.PyArray_SIZE(mean)
-    cdef cnp.ndarray new_mean = new_vector(channels, True), new_var = new_vector(channels, True)
+    cdef cnp.ndarray new_mean = into[0], new_var = into[1]
     cdef double *a = <double *> cnp.PyArray_DATA(new_mean)
     cdef double *b = <double *> cnp.PyArray_DATA(new_var)
     cdef double *p = <double *> cnp.PyArray_DATA(old_mean)
@@ -189,24 +204,26 @@ def blend(cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarr
     for c in range(channels):  # 0 * NaN is NaN: a weight of nothing takes nothing
         a[c] = (keep * p[c] if keep else 0) + (new * r[c] if new else 0)
         b[c] = (keep * q[c] if keep else 0) + (new * (s[c] / divisor) if new else 0)
-    return new_mean, new_var
 
 
 def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups, cnp.ndarray x not None,
         cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var,
         double eps, int threads, bint relu=False, cnp.ndarray residual=None, cnp.ndarray y=None,
-        cnp.ndarray dresidual=None, cnp.ndarray mask=None):
+        cnp.ndarray dresidual=None, cnp.ndarray mask=None, tuple shape=None):
     """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
 
-    Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or None.
+    Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or None. They
+    are of that shape, and all there before anything is written: when memory runs out nothing has changed.
     """
     cdef bnfast_call c
     cdef int status
     cdef int64_t need
     cdef bint back = op == BNFAST_BACKWARD or op == BNFAST_NORMALIZE_BACKWARD
     cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
+    cdef bint narrow = back and wide and not is_wide(x)
     cdef cnp.npy_intp size
     cdef cnp.ndarray first = None, second = None
+    cdef tuple made = None
     cdef void *room = NULL
     memset(&c, 0, sizeof(c))
     gamma, beta, mean, var = as_wide(gamma, wide), as_wide(beta, wide), as_wide(mean, True), as_wide(var, True)
@@ -223,13 +240,17 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
         size = c.inner if norm == BNFAST_LAYER or norm == BNFAST_RMS else c.channels
         first, second = new_vector(size, wide), new_vector(size, wide)
         c.dgamma, c.dbeta = cnp.PyArray_DATA(first), cnp.PyArray_DATA(second)
+        made = (new_vector(size, False), new_vector(size, False)) if narrow else (first, second)
     elif op != BNFAST_NORMALIZE:
         size = samples * groups if norm == BNFAST_GROUP else c.channels
         first, second = new_vector(size, True), new_vector(size, True)
         c.mean, c.m2 = <double *> cnp.PyArray_DATA(first), <double *> cnp.PyArray_DATA(second)
+        made = first, second
+    if shape is not None:
+        made = made[0].reshape(shape), made[1].reshape(shape)
     if samples == 0:  # which the C face would take for 1
-        first[:], second[:] = 0, 0
-        return first, second
+        made[0][...], made[1][...] = 0, 0
+        return made
     with nogil:
         need = the_table.workspace(op, &c)
         if need > 0:
@@ -242,9 +263,10 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
         raise MemoryError("bnfast: no memory for partial sums")
     if status:
         raise ValueError(the_table.strerror(status).decode())
-    if back and wide and not is_wide(x):
-        return cnp.PyArray_Cast(first, cnp.NPY_FLOAT32), cnp.PyArray_Cast(second, cnp.NPY_FLOAT32)
-    return (first, second) if first is not None else None
+    if narrow:
+        put_narrow(first, made[0])
+        put_narrow(second, made[1])
+    return made
 
 
 def merge(int64_t count, cnp.ndarray mean not None, cnp.ndarray m2 not None, int64_t other_count,

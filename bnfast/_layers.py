@@ -207,10 +207,12 @@ def _forward(norm, x, gamma, beta, axes, eps, out, num_threads):
     target, y = geometry.output(out, x, (x,), apart=(gamma, beta))
     count = math.prod(row)
     view = (1, math.prod(rows), count)
-    mean, m2 = kernels.run(kernels.FORWARD, norm, 1, view, 1, x, None, target, gamma, beta, None, None, eps, threads)
+    mean, m2 = kernels.run(
+        kernels.FORWARD, norm, 1, view, 1, x, None, target, gamma, beta, None, None, eps, threads, shape=rows
+    )
     if target is not y:
         y[...] = target
-    return y, Moments._of(count, mean.reshape(rows), m2.reshape(rows))
+    return y, Moments._of(count, mean, m2)
 
 
 def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
@@ -226,12 +228,13 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
     target, dx = geometry.output(out, x, (x, dy), apart=(gamma,))
     view = (1, math.prod(rows), count)
+    statistics = moments.mean, moments.m2
     dgamma, dbeta = kernels.run(
-        kernels.BACKWARD, norm, 1, view, 1, x, dy, target, gamma, None, moments.mean, moments.m2, eps, threads
+        kernels.BACKWARD, norm, 1, view, 1, x, dy, target, gamma, None, *statistics, eps, threads, shape=row
     )
     if target is not dx:
         dx[...] = target
-    return dx, dgamma.reshape(row), dbeta.reshape(row)
+    return dx, dgamma, dbeta
 
 
 def _rows(x, axes):

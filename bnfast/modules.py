@@ -10,7 +10,7 @@ import numpy as np
 
 from . import functional as F
 from ._groups import group_norm, group_norm_backward
-from ._kernels import blend
+from ._kernels import blend, pair
 from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 
 _SHARED = {
@@ -431,6 +431,7 @@ class BatchNorm(_ChannelNorm):
 
     def _normalize(self, x, residual, out, num_threads, mask):
         if self.training:
+            running = pair(self.channels)  # when memory runs out, nothing has been written
             y, moments = F.batch_norm(
                 x,
                 self.gamma,
@@ -444,7 +445,7 @@ class BatchNorm(_ChannelNorm):
                 num_threads=num_threads,
             )
             if moments.count:
-                self._update(moments)
+                self._update(moments, running)
             return y, moments
         mean, var, _ = self._running
         y = F.normalize(
@@ -481,13 +482,14 @@ class BatchNorm(_ChannelNorm):
             num_threads=num_threads,
         )
 
-    def _update(self, moments):
+    def _update(self, moments, new):
         divisor = moments.count - 1 if self.unbiased else moments.count
         with self._lock:
             old_mean, old_var, batches = self._running
             batches += 1
             keep = 1 - 1 / batches if self.momentum is None else self.momentum
-            self._running = *blend(old_mean, old_var, moments.mean, moments.m2, divisor, keep), batches
+            blend(new, old_mean, old_var, moments.mean, moments.m2, divisor, keep)
+            self._running = *new, batches
 
     def state_dict(self):
         """Copies of gamma, beta (those there are), running_mean, running_var and num_batches_tracked, by name."""

@@ -1,7 +1,9 @@
 """Outputs that leave their memory to the next ones, what happens when there is none left, and that nothing leaks."""
 
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -297,6 +299,97 @@ print("done")
 def test_when_memory_runs_out_nothing_has_changed(name):
     done = python(SHORT.replace("NAME", repr(name)), MALLOC_MMAP_THRESHOLD_="65536")  # what is freed is gone
     assert (done.stdout.strip(), done.stderr) == ("done", "")
+
+
+# Fails one allocation, the n-th from now on: an array's memory, a workspace, what NumPy needs for either. (Small Python
+# objects have a pool of their own.)
+FAULTY = """
+#include <stddef.h>
+void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+long until_it_fails;
+#define OR_FAIL(memory) return until_it_fails > 0 && --until_it_fails == 0 ? NULL : memory
+void *malloc(size_t size) { OR_FAIL(__libc_malloc(size)); }
+void *calloc(size_t count, size_t size) { OR_FAIL(__libc_calloc(count, size)); }
+void *realloc(void *old, size_t size) { OR_FAIL(__libc_realloc(old, size)); }
+"""
+
+ONE_FAILS = """
+import ctypes, numpy as np, bnfast
+until_it_fails = ctypes.c_long.in_dll(ctypes.CDLL(LIBRARY), "until_it_fails")
+rng = np.random.default_rng(0)
+x, dy = rng.standard_normal((2, 4, 300, 5)).astype(np.float32)
+out, crooked_out, flat, wide = x * 0 + 7, (x * 0 + 7)[::-1], x.reshape(-1, 300), np.full(300, 3.0)
+flat_out, mask = out.reshape(-1, 300), rng.random((4, 5)) < 0.5
+y, m = bnfast.batch_norm(x, activation="relu")
+bn, frozen = bnfast.BatchNorm(300), bnfast.BatchNorm(300, dtype="float64").eval()
+gn, ln, rms = bnfast.GroupNorm(150, 300, dtype="float64"), bnfast.LayerNorm(300), bnfast.RMSNorm(300)
+bn(x), frozen(x), gn(x), ln(flat), rms(flat)
+m_group, m_rows, m_rms = bnfast.group_norm(x, 150)[1], bnfast.layer_norm(flat)[1], bnfast.rms_norm(flat)[1]
+calls = dict(
+    forward=lambda: bnfast.batch_norm(x, wide, out=out),
+    masked=lambda: bnfast.batch_norm(x, mask=mask, out=out),
+    crooked=lambda: bnfast.batch_norm(x, out=crooked_out),
+    inference=lambda: bnfast.normalize(x, wide, wide, out=out),
+    backward=lambda: bnfast.batch_norm_backward(dy, x, m, wide, out=out),
+    gated_backward=lambda: bnfast.batch_norm_backward(dy, x, m, activation="relu", y=y, out=out),
+    frozen_backward=lambda: bnfast.normalize_backward(dy, x, wide, wide, wide, out=out),
+    group=lambda: bnfast.group_norm(x, 150, wide, out=out),
+    group_backward=lambda: bnfast.group_norm_backward(dy, x, m_group, wide, out=out),
+    layer=lambda: bnfast.layer_norm(flat, wide, out=flat_out),
+    layer_backward=lambda: bnfast.layer_norm_backward(flat, flat, m_rows, wide, out=flat_out),
+    rms=lambda: bnfast.rms_norm(flat, wide, out=flat_out),
+    rms_backward=lambda: bnfast.rms_norm_backward(flat, flat, m_rms, wide, out=flat_out),
+    train=lambda: bn(x, out),
+    train_masked=lambda: bn(x, out, mask=mask),
+    train_residual=lambda: bn(x, out, residual=dy),
+    train_crooked=lambda: bn(x[::-1], crooked_out),
+    train_backward=lambda: bn.backward(dy, out),
+    evaluate=lambda: frozen(x, out),
+    evaluate_backward=lambda: frozen.backward(dy, out),
+    group_class=lambda: gn(x, out),
+    group_class_backward=lambda: gn.backward(dy, out),
+    layer_class=lambda: ln(flat, flat_out),
+    layer_class_backward=lambda: ln.backward(flat, flat_out),
+    rms_class=lambda: rms(flat, flat_out),
+    rms_class_backward=lambda: rms.backward(flat, flat_out),
+)
+
+def state():
+    kept = [x, dy, out, crooked_out] + [b.dgamma for b in (bn, frozen, gn, ln, rms)]
+    kept += [value for b in (bn, frozen) for value in b.state_dict().values()]
+    return b"".join(np.asarray(a).tobytes() for a in kept)
+
+changed, failures = {}, 0
+for name, call in calls.items():
+    call()  # the first of its kind may import
+    out[...] = crooked_out[...] = 7
+    before, n, ended = state(), 0, False
+    while not ended:
+        n += 1
+        until_it_fails.value = n
+        try:
+            call()
+            ended = until_it_fails.value > 0  # it did without so many
+        except MemoryError:
+            failures += 1
+            if state() != before:
+                changed.setdefault(name, []).append(n)
+        until_it_fails.value = 0
+        if not ended and state() != before:  # it can do without the n-th
+            out[...] = crooked_out[...] = 7
+            before = state()
+print(failures > 50, changed)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or not shutil.which("cc"), reason="needs glibc and cc")
+def test_whichever_allocation_fails_nothing_has_changed(tmp_path):
+    (tmp_path / "faulty.c").write_text(FAULTY)
+    library = str(tmp_path / "faulty.so")
+    command = ["cc", "-O1", "-fno-builtin", "-shared", "-fPIC", tmp_path / "faulty.c", "-o", library]
+    subprocess.run(command, check=True, timeout=60)
+    done = python(ONE_FAILS.replace("LIBRARY", repr(library)), LD_PRELOAD=library)
+    assert (done.stdout.strip(), done.stderr) == ("True {}", "")
 
 
 def test_small_calls_do_not_leak():
