@@ -59,7 +59,7 @@ from ._job cimport (
     job_two_sweeps,
     job_vector,
 )
-from ._machine cimport llc_bytes, rows_type, table, threads_for
+from ._machine cimport granted, llc_bytes, rows_type, table, threads_for
 
 cdef extern from *:
     """
@@ -447,6 +447,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
             return BNFAST_OK
         if op == BNFAST_BACKWARD:
             j.var_count = j.count
+    j.threads = granted(j.threads)
     need = bytes_for(&c, &j)
     while need > c.workspace_size and j.threads > 1:  # the default may have grown since the workspace was made
         j.threads -= 1

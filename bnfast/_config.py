@@ -36,8 +36,10 @@ def get_num_threads():
     unless OMP_NUM_THREADS is set, the process's CPU affinity and control group cap. It is 1 inside another parallel
     region, and in a forked child whose OpenMP runtime cannot start threads again. Small calls are serial anyway.
 
-    Where the system refuses OpenMP a thread (a limit on processes, no address space for its stack), libgomp ends the
-    whole process: set the number to 1 where that may be.
+    Where the system refuses OpenMP a thread (a limit on processes, no address space for its stack), OpenMP ends the
+    whole process. So a call asks first, if it is to use more threads than the last one made here: as many start for a
+    moment, and where they cannot the call is serial. This does not help if someone else takes the last room in that
+    moment, or if another user of the same OpenMP runtime made fewer threads do here since: the number 1 is always safe.
 
     Examples
     --------

@@ -65,5 +65,6 @@ cdef extern from "rows.h" nogil:
 cdef const rows_table *table(rows_type type) noexcept nogil
 cdef void fence() noexcept nogil
 cdef int threads_for(int64_t elements, int asked) noexcept nogil
+cdef int granted(int count) noexcept nogil
 cdef int64_t l2_bytes() noexcept nogil
 cdef int64_t llc_bytes() noexcept nogil

@@ -6,8 +6,12 @@ calling thread (OMP_NUM_THREADS and threadpoolctl speak through that) and passes
 Fork. libgomp's worker threads do not exist in a forked child, and asking for them hangs for ever. So before a fork
 libgomp is told to give the forking thread's workers up, which is the state in which a fork is safe; the child then
 starts its own. Under another OpenMP runtime, or where the pause is refused, the child computes serially.
+
+Limits. Where the system refuses OpenMP a thread it ends the process. So before a calling thread first uses so many, as
+many are started here for a moment; where that fails, the call is serial.
 """
 import os
+import re
 
 from libc.stdint cimport int64_t
 
@@ -15,8 +19,34 @@ cdef extern from *:
     """
     #include <dlfcn.h>
     #include <pthread.h>
+    #include <stdlib.h>
 
     static _Thread_local int machine_released; /* the fork that this thread is at has found no workers of its own */
+    static _Thread_local int machine_team = 1; /* how many threads OpenMP last had to use for this one */
+
+    static void *machine_wait(void *gate) {
+        pthread_mutex_lock((pthread_mutex_t *)gate);
+        pthread_mutex_unlock((pthread_mutex_t *)gate);
+        return NULL;
+    }
+
+    /* Does the system grant so many threads more, all at once, with stacks of that size (0: the usual one)? */
+    static int machine_grants(int count, size_t stack) {
+        pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+        pthread_t *thread = (pthread_t *)malloc((size_t)count * sizeof *thread);
+        pthread_attr_t attr;
+        int started = 0;
+        if (thread && !pthread_attr_init(&attr)) {
+            if (stack) pthread_attr_setstacksize(&attr, stack); /* one that it refuses, OpenMP does not take either */
+            pthread_mutex_lock(&gate);
+            while (started < count && !pthread_create(thread + started, &attr, machine_wait, &gate)) started++;
+            pthread_mutex_unlock(&gate);
+            for (int i = 0; i < started; i++) pthread_join(thread[i], NULL);
+            pthread_attr_destroy(&attr);
+        }
+        free(thread);
+        return started == count;
+    }
 
     #if defined(_OPENMP)
     #include <omp.h>
@@ -49,6 +79,8 @@ cdef extern from *:
     const char *machine_runtime() noexcept nogil
     int machine_release_threads() noexcept nogil
     bint machine_released
+    int machine_team
+    bint machine_grants(int, size_t) noexcept nogil
     int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil) noexcept nogil
 
 
@@ -122,6 +154,7 @@ cdef int limit = 0             # set_num_threads(); 0: not set
 cdef int quota = 0             # whole CPUs the cgroup grants; 0: no limit, or OMP_NUM_THREADS is set
 cdef bint can_release = False  # the runtime is libgomp, which can give up its threads before a fork
 cdef bint fork_safe = True     # this process may start threads
+cdef size_t stack = 0          # of OpenMP's threads, in bytes; 0: what threads have otherwise
 
 
 cdef int default_threads() noexcept nogil:
@@ -141,6 +174,18 @@ cdef int threads_for(int64_t elements, int asked) noexcept nogil:
     return <int> min(<int64_t> count, elements // THREAD_ELEMENTS)
 
 
+cdef int granted(int count) noexcept nogil:
+    """So many threads, or 1 where the system refuses them. OpenMP keeps those that it has until it is to use fewer."""
+    global machine_team
+    if count <= 1 or not MACHINE_OPENMP:
+        return count
+    # Twice as many: those that have ended here may be counted for a moment yet.
+    if count > machine_team and not machine_grants(2 * (count - machine_team), stack):
+        return 1
+    machine_team = count
+    return count
+
+
 def call_threads(elements, asked):
     """How many threads a call over so many elements gets; asked: 0 for the default."""
     return threads_for(elements, asked)
@@ -158,9 +203,10 @@ def set_num_threads(count):
 # Several threads may fork at once, each with workers of its own: what one finds is for its own child alone.
 
 cdef void before_fork() noexcept nogil:
-    global machine_released
+    global machine_released, machine_team
     # Where threads are not safe already, what the runtime believes to have is dead: it would wait for them for ever.
     machine_released = fork_safe and can_release and machine_release_threads() == 0
+    machine_team = 1
 
 
 cdef void after_fork_in_child() noexcept nogil:
@@ -212,12 +258,22 @@ def _born_forked():
         return False
 
 
+def _stack_size():
+    """OMP_STACKSIZE, or libgomp's own name for it: a number of KiB, or of another unit; 0 if there is none."""
+    for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
+        found = re.fullmatch(r"\s*(\d+)\s*([bkmg]?)\s*", os.environ.get(name, ""), re.ASCII | re.IGNORECASE)
+        if found:
+            return min(int(found[1]) << 10 * "bkmg".index(found[2].lower() or "k"), 1 << 62)
+    return 0
+
+
 def _prepare_threads():
-    global quota, can_release, fork_safe
+    global quota, can_release, fork_safe, stack
     if "OMP_NUM_THREADS" not in os.environ:
         quota = cgroup_cpus() or 1 << 30
     can_release = b"libgomp" in machine_runtime().rpartition(b"/")[2]
     fork_safe = not _born_forked()
+    stack = _stack_size()
     if MACHINE_OPENMP:
         pthread_atfork(before_fork, NULL, after_fork_in_child)
 

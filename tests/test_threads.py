@@ -81,6 +81,69 @@ def test_fewer_threads_than_asked_for():
     assert child(code, OMP_THREAD_LIMIT="1") == child(code)
 
 
+# Threads that the system refuses would end the process inside libgomp.
+REFUSED = """
+import os, resource
+import numpy as np, bnfast
+x = np.random.default_rng(0).standard_normal((32, 64, 28, 28)).astype(np.float32)
+y, out = bnfast.batch_norm(x, num_threads=1)[0], np.empty_like(x)
+def threads(number):
+    assert np.array_equal(bnfast.batch_norm(x, out=out, num_threads=number)[0], y)
+    return len(os.listdir("/proc/self/task"))
+before = threads(1)
+{limit}
+soft, hard = resource.getrlimit(kind)
+{warm}
+resource.setrlimit(kind, (allowed, hard))
+print([threads(number) - before for number in (4, 4, 2)])
+resource.setrlimit(kind, (soft, hard))
+print([threads(number) - before for number in (4, 4)])
+"""
+PROCESSES = """
+kind, allowed = resource.RLIMIT_NPROC, 1
+if os.getuid() == 0:  # whom it does not bind
+    os.setuid(54321)
+"""
+ADDRESSES = """
+kind = resource.RLIMIT_AS
+with open("/proc/self/statm") as file:
+    allowed = int(file.read().split()[0]) * resource.getpagesize() + (80 << 20)
+"""
+
+
+@pytest.mark.parametrize("limit", [PROCESSES, ADDRESSES], ids=["processes", "addresses"])
+def test_threads_that_the_system_refuses(limit):
+    if "libgomp" not in bnfast.show_config("dicts")["runtime"]:
+        pytest.skip("another OpenMP runtime, or none")
+    environment = dict(OMP_STACKSIZE=" 100 M", OMP_NUM_THREADS="2")
+    said = child(REFUSED.format(limit=limit, warm=""), **environment)
+    assert said.splitlines() == ["[0, 0, 0]", "[3, 3]"]
+    # Those that are left of a larger team can be used, but no more.
+    warm = "threads(4)\nwhile threads(2) - before > 1: pass"
+    said = child(REFUSED.format(limit=limit, warm=warm), **environment)
+    assert said.splitlines() == ["[1, 1, 1]", "[3, 3]"]
+
+
+SIZES = {
+    "": 0,
+    "4": 4096,
+    "100B": 100,
+    " 3 k ": 3072,
+    "2M": 2 << 20,
+    "1g": 1 << 30,
+    "-1": 0,
+    "many": 0,
+    "9" * 99: 1 << 62,
+}
+
+
+@pytest.mark.parametrize("text", SIZES)
+@pytest.mark.parametrize("name", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
+def test_stack_size(name, text, monkeypatch):
+    monkeypatch.setenv(name, text)
+    assert _machine._stack_size() == SIZES[text]
+
+
 V1_HALF = {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"}
 CGROUPS = {
     "none": ("", {}, 0),
