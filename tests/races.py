@@ -26,6 +26,13 @@ def passes(x, dy, axis, threads):
     yield from bnfast.batch_norm_backward(dy, x, m, **many)
     yield from bnfast.batch_norm_backward(dy, x, m, activation="relu", y=y, **many)
     yield from bnfast.normalize_backward(dy, x, m.mean, m.var, **many)
+    mask = np.arange(x.size // x.shape[axis]).reshape(np.delete(x.shape, axis)) % 3 > 0
+    y, m = bnfast.batch_norm(x, mask=mask, **many)
+    yield y
+    yield from bnfast.batch_norm_backward(dy, x, m, mask=mask, **many)
+    y, m = bnfast.layer_norm(x, num_threads=threads)
+    yield y
+    yield from bnfast.layer_norm_backward(dy, x, m, num_threads=threads)
     if x.ndim > 2:
         y, m = bnfast.group_norm(x, x.shape[axis], **many)
         yield y
