@@ -6,7 +6,10 @@
      merge(count, mean, m2, other_count, other_mean, other_m2)
 
    The names are those of bnfast_call's fields; what is not named is 0. setup.py builds it. */
+#include <pyconfig.h>
+#ifndef Py_GIL_DISABLED /* free-threaded Pythons have no limited API */
 #define Py_LIMITED_API 0x030b0000
+#endif
 #include <Python.h>
 
 #include <bnfast.h>
@@ -205,5 +208,9 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "c_consumer", NULL, -
 PyMODINIT_FUNC PyInit_c_consumer(void);
 PyMODINIT_FUNC PyInit_c_consumer(void) {
     if (bnfast_import() < 0) return NULL; /* another ABI, or an older library: ImportError */
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+#ifdef Py_GIL_DISABLED
+    if (made != NULL) PyUnstable_Module_SetGIL(made, Py_MOD_GIL_NOT_USED);
+#endif
+    return made;
 }

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """A Cython extension that calls bnfast without Python and without the GIL. Arrays come as any objects with a buffer.
 
     forward(x, out, outer, channels, inner, mean, m2)         the plain case: float32, batch norm, typed memoryviews

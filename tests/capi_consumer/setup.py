@@ -3,6 +3,8 @@
 python setup.py build_ext --inplace
 """
 
+import sysconfig
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -17,7 +19,8 @@ setup(
             "c_consumer",
             ["c_consumer.c"],
             include_dirs=INCLUDE,
-            py_limited_api=True,  # one build for all Pythons; bnfast.h needs no more
+            # One build for all Pythons that have a limited API; bnfast.h needs no more.
+            py_limited_api=not sysconfig.get_config_var("Py_GIL_DISABLED"),
             extra_compile_args=["-fopenmp", "-Wall", "-Wextra", "-Werror"],
             extra_link_args=["-fopenmp"],
         ),
