@@ -12,6 +12,8 @@ from zoo import CASES, HARD, hard, parameters
 
 import bnfast
 
+pytestmark = pytest.mark.thread_unsafe(reason="processes of its own, each a minute")
+
 HERE = Path(__file__).parent
 NOW = bnfast.show_config("dicts")["isa"]
 ALL = bnfast.show_config("dicts")["isas"]
