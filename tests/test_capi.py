@@ -47,6 +47,7 @@ def clean_python(wheel, tmp_path_factory):
     return python
 
 
+@pytest.mark.thread_unsafe(reason="asks pytest for a fixture, and builds for a minute")
 @pytest.mark.parametrize("install", ["editable", "wheel"])
 def test_consumers_give_pythons_bits(install, request, tmp_path):
     python = sys.executable if install == "editable" else request.getfixturevalue("clean_python")

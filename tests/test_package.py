@@ -18,6 +18,7 @@ from bnfast import __main__ as command
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.thread_unsafe(reason="doctest replaces what is the process's")
 @pytest.mark.parametrize(
     "name",
     [
