@@ -38,7 +38,7 @@ cdef enum:
     BLOCK = 16        # lanes that are shared out together
     PIECE = 1 << 15   # elements that the second sweep writes at a time
     COLUMNS = 1024    # lanes that are written one row after the other: their coefficients stay in the first-level cache
-    KEPT = 6          # of JOB_COEFS
+    KEPT = 6          # of JOB_COEFS, at most
 
 
 cdef struct plan:
@@ -152,20 +152,31 @@ cdef void merge(const plan *p, int64_t first, int64_t last) noexcept nogil:
             total[lane] += sums[lane]
 
 
-cdef void spread(const job *j, const plan *p, int64_t c, const double *k) noexcept nogil:
-    """The coefficients of channel c, to all of its lanes."""
-    cdef int64_t i, n, count = p.spread // j.channels
-    for i in range(KEPT):
-        for n in range(count):
-            if j.op.wide:
-                (<double *> (p.coefs + i * p.step))[c + n * j.channels] = k[i]
-            else:
-                (<float *> (p.coefs + i * p.step))[c + n * j.channels] = <float> k[i]
+cdef inline int kept(const job *j) noexcept nogil:
+    """How many of JOB_COEFS the sweeps read."""
+    return (KEPT if j.relu else KEPT - 1) if job_from_both(j) else 3
+
+
+cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const double *k) noexcept nogil:
+    """The coefficients of channels first to last - 1, to all of their lanes."""
+    cdef int64_t n, c, size = computed(j)
+    cdef char *lanes
+    cdef int i
+    for i in range(kept(j)):
+        lanes = p.coefs + i * p.step
+        if j.op.wide:
+            for c in range(last - first):
+                (<double *> lanes)[first + c] = k[c * JOB_COEFS + i]
+        else:
+            for c in range(last - first):
+                (<float *> lanes)[first + c] = <float> k[c * JOB_COEFS + i]
+        for n in range(1, p.spread // j.channels):
+            memcpy(lanes + (n * j.channels + first) * size, lanes + first * size, (last - first) * size)
 
 
 cdef void wrap(const job *j, const plan *p) noexcept nogil:
-    cdef int64_t i
-    for i in range(KEPT):
+    cdef int i
+    for i in range(kept(j)):
         memcpy(p.coefs + i * p.step + p.spread * computed(j), p.coefs + i * p.step, ROWS_WRAP)
 
 
@@ -188,9 +199,7 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
                 sums[1] += rest[p.lanes + c]
         sums += 2
     job_finish(j, first, (last - first) // j.share, j.share, p.shift + first, p.part + 2 * first, k)
-    for c in range(first, last):
-        spread(j, p, c, k)
-        k += JOB_COEFS
+    spread(j, p, first, last, k)
 
 
 cdef void finish(const job *j, const plan *p) noexcept nogil:
@@ -294,17 +303,22 @@ cdef int64_t room(const job *j) noexcept nogil:
 
 cdef void run(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
-    cdef int64_t lane
+    cdef int64_t n, c, i
     p.shift = <double *> j.room
     p.sums = p.shift + p.lanes
     p.coefs = <char *> (p.shift + doubles(j, &p))
     p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
-    for lane in range(p.lanes):
-        p.shift[lane] = job_shift(j, lane % j.channels) if job_has_sums(j) else 0
+    if job_has_sums(j):
+        for n in range(j.channels // j.share):
+            c = n * j.share
+            p.shift[c] = job_shift(j, c)
+            for i in range(1, j.share):
+                p.shift[c + i] = p.shift[c]
+        for c in range(j.channels, p.lanes):
+            p.shift[c] = p.shift[c - j.channels]
     if j.relu and job_has_dy(j):
         job_given(j, 0, j.channels // j.share, p.part)
-        for lane in range(j.channels):
-            spread(j, &p, lane, p.part + lane * JOB_COEFS)
+        spread(j, &p, 0, j.channels, p.part)
         wrap(j, &p)
     if job_has_sums(j):
         sum_all(j, &p)
