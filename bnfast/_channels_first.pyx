@@ -233,7 +233,7 @@ cdef int64_t group_size(const job *j) noexcept nogil:
     """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache,
     and whole statistics."""
     cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
-    size = max(1, min(min(WALK // row, GROUP), l2_bytes() // 2 // (j.outer * row * arrays)))
+    size = max(1, min(min(WALK // row, GROUP), l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1))))
     return max(size // j.share, 1) * j.share
 
 
