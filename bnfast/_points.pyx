@@ -70,7 +70,7 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *coefs)
         rows = min(p.group, end - row)
         work_statistics(j, &p.sums, row, rows, coefs, coefs + p.group * JOB_COEFS)
         add_rows(j, row, rows, 0, j.inner, coefs, part)
-        apply(j, row * j.inner, rows, j.inner, j.inner, coefs, JOB_COEFS, 0)
+        apply(j, row * j.inner, rows, j.inner, j.inner, coefs, JOB_COEFS, rows * j.inner)
         row += rows
 
 
