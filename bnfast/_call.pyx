@@ -160,7 +160,7 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
     j.var_count = j.count if op == BNFAST_BACKWARD else 1
     j.mask, j.first = NULL, 0
-    if training and not points and j.outer * j.inner * j.share == 1 and j.samples and j.channels:
+    if training and not points and c.mask == NULL and j.outer * j.inner * j.share == 1 and j.samples and j.channels:
         return BNFAST_BAD_COUNT
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples

@@ -111,7 +111,7 @@ def batch_norm(
            [ 0.]])
     """
     axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
-        x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=True
+        x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=mask is None
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target, training=True)

@@ -252,7 +252,7 @@ def test_masks_that_broadcast(axis):
     )
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (3000, 3), (2, 3, 300, 300)])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (3000, 3), (2, 3, 300, 300), (1, 3), (1, 3, 1, 1)])
 def test_nothing_counts(shape):
     x, mask = np.full(shape, np.nan, np.float32), np.zeros(without_channels(shape, 1), bool)
     y, moments = bnfast.batch_norm(x, mask=mask, residual=x)
