@@ -19,9 +19,11 @@ from . cimport (
     BNFAST_NORMALIZE,
     BNFAST_NORMALIZE_BACKWARD,
     BNFAST_RMS,
+    BNFAST_SMALL_WORKSPACE,
     bnfast_call,
 )
 from ._call cimport the_table
+from ._memory cimport output
 
 cnp.import_array()
 
@@ -37,6 +39,9 @@ cdef extern from "numpy/arrayobject.h" nogil:
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
     bint PyArray_ISWRITEABLE(cnp.ndarray)
 
+
+cdef enum:
+    SHORT = 1 << 14  # elements: below, a call is over before letting go of the GIL, and taking it again, would pay
 
 cdef int bfloat16 = NPY_USERDEF - 1  # the number that NumPy gave to ml_dtypes' type, once one has been seen
 
@@ -113,18 +118,23 @@ cdef bint is_vector(v, cnp.npy_intp channels, out):
     )
 
 
-def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
-    """(outer, channels, inner) if every argument can be used just as it is, else None: a quick look, so that the
-    common call does not pay for the checks, conversions and messages of _geometry, which then decides."""
-    cdef cnp.npy_intp outer = 1, channels, inner = 1
+cdef inline bint in_step(a, out):
+    """May out, of the size of `a` or not there, be written while `a` is read?"""
+    return out is None or same_start(a, out) or not overlap(a, out)
+
+
+cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
+    """Can every argument be used just as it is? A quick look, so that the common call does not pay for the checks,
+    conversions and messages of _geometry, which decides where this says no. If yes, c has a batch norm's numbers."""
+    cdef cnp.npy_intp outer = 1, inner = 1
     cdef int i, at, ndim
     if not (is_plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
-        return None
+        return False
     if num_threads is not None and not (type(num_threads) is int and 0 < num_threads <= 1 << 15):
-        return None
+        return False
     ndim = cnp.PyArray_NDIM(x)
     if ndim < 2 or not -ndim <= axis < ndim:
-        return None
+        return False
     at = axis
     if at < 0:
         at += ndim
@@ -132,27 +142,38 @@ def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
         outer *= cnp.PyArray_DIM(x, i)
     for i in range(at + 1, ndim):
         inner *= cnp.PyArray_DIM(x, i)
-    channels = cnp.PyArray_DIM(x, at)
-    if channels < 2 or outer * inner < 2:  # one channel has a view of its own; empty and single need words
-        return None
-    if out is not None and not (
-        is_twin(out, x) and PyArray_ISWRITEABLE(out) and (same_start(out, x) or not overlap(out, x))
-    ):
-        return None
-    if dy is not None and not (
-        is_twin(dy, x) and (out is None or same_start(out, dy) or not overlap(out, dy))
-    ):
-        return None
-    if not (
-        is_vector(gamma, channels, out)
-        and is_vector(beta, channels, out)
-        and is_vector(mean, channels, out)
-        and is_vector(var, channels, out)
-    ):
-        return None
-    if var is not None and any_negative(var):
-        return None
-    return outer, channels, inner
+    new_call(c, BNFAST_BATCH, 1, outer, cnp.PyArray_DIM(x, at), inner, 1)
+    c.eps, c.threads = eps, 0 if num_threads is None else num_threads
+    if c.channels < 2 or outer * inner < 2:  # one channel has a view of its own; empty and single need words
+        return False
+    if out is not None and not (is_twin(out, x) and PyArray_ISWRITEABLE(out) and in_step(x, out)):
+        return False
+    if dy is not None and not (is_twin(dy, x) and in_step(dy, out)):
+        return False
+    return (
+        is_vector(gamma, c.channels, out)
+        and is_vector(beta, c.channels, out)
+        and is_vector(mean, c.channels, out)
+        and is_vector(var, c.channels, out)
+        and (var is None or not any_negative(var))
+    )
+
+
+cdef bint is_fused(bnfast_call *c, activation, residual, x, out):
+    """The same of what is fused into the sweep."""
+    if activation is not None:
+        if type(activation) is not str or activation != "relu":
+            return False
+        c.relu = True
+    return residual is None or (is_twin(residual, x) and in_step(residual, out))
+
+
+def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
+    """(outer, channels, inner) if every argument can be used just as it is, else None."""
+    cdef bnfast_call c
+    if is_ready(&c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
+        return c.outer, c.channels, c.inner
+    return None
 
 
 cdef inline bint is_wide(cnp.ndarray vector):
@@ -168,11 +189,20 @@ cdef inline cnp.ndarray as_wide(cnp.ndarray vector, bint wide):
     """A vector of float64, or as it is if that is not wanted."""
     if vector is None or not wide or cnp.PyArray_TYPE(vector) == cnp.NPY_FLOAT64:
         return vector
-    return cnp.PyArray_Cast(vector, cnp.NPY_FLOAT64)
+    cdef cnp.npy_intp i, size = cnp.PyArray_SIZE(vector)
+    cdef cnp.ndarray made = new_vector(size, True)  # by hand, as PyArray_Cast takes four times as long
+    for i in range(size):
+        (<double *> cnp.PyArray_DATA(made))[i] = (<float *> cnp.PyArray_DATA(vector))[i]
+    return made
 
 
 cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
-    return cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32, 0)
+    return cnp.PyArray_SimpleNew(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+
+
+cdef class Fields:
+    """What Moments (_moments.py) are made of: here, so that to make them is no call into Python."""
+    cdef public object count, mean, m2
 
 
 cdef void put_narrow(cnp.ndarray wide, cnp.ndarray narrow) noexcept:
@@ -206,67 +236,139 @@ def blend(tuple into, cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mea
         b[c] = (keep * q[c] if keep else 0) + (new * (s[c] / divisor) if new else 0)
 
 
+cdef inline void new_call(bnfast_call *c, int norm, int64_t samples, int64_t outer, int64_t channels, int64_t inner,
+                          int64_t groups) noexcept:
+    memset(c, 0, sizeof(c[0]))
+    c.struct_size = sizeof(c[0])
+    c.norm, c.samples, c.outer, c.channels, c.inner, c.groups = norm, samples, outer, channels, inner, groups
+
+
+cdef inline bint is_back(int op) noexcept:
+    return op == BNFAST_BACKWARD or op == BNFAST_NORMALIZE_BACKWARD
+
+
+cdef inline bint narrows(int op, const bnfast_call *c, x):
+    """Are the gradients of the parameters, made in float64, given in float32?"""
+    return is_back(op) and c.param_dtype == BNFAST_FLOAT64 and not is_wide(x)
+
+
+cdef tuple results(int op, bnfast_call *c, x, gamma, beta):
+    """The vectors that a pass fills: (mean, m2) in float64; (dgamma, dbeta) of the parameters' type; or nothing."""
+    cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
+    cdef cnp.npy_intp size
+    c.dtype, c.param_dtype = dtype_of(x), BNFAST_FLOAT64 if wide else BNFAST_FLOAT32
+    if op == BNFAST_NORMALIZE:
+        return ()
+    if is_back(op):
+        size = c.inner if c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS else c.channels
+    else:
+        size = c.samples * c.groups if c.norm == BNFAST_GROUP else c.channels
+        wide = True
+    return new_vector(size, wide), new_vector(size, wide)
+
+
+cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
+                cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var, cnp.ndarray residual, cnp.ndarray y,
+                cnp.ndarray dresidual, cnp.ndarray mask) except -1:
+    """The pass: c has its numbers, `made` is what results() gave for it."""
+    cdef bint wide = c.param_dtype == BNFAST_FLOAT64
+    cdef int status = BNFAST_SMALL_WORKSPACE
+    cdef int64_t need
+    cdef void *room = NULL
+    gamma, beta, mean, var = as_wide(gamma, wide), as_wide(beta, wide), as_wide(mean, True), as_wide(var, True)
+    c.x, c.dy, c.residual, c.y = data_of(x), data_of(dy), data_of(residual), data_of(y)
+    c.out, c.dresidual = data_of(out), data_of(dresidual)
+    c.gamma, c.beta, c.mask = data_of(gamma), data_of(beta), <uint8_t *> data_of(mask)
+    c.mean, c.m2, c.var = <double *> data_of(mean), <double *> data_of(var), <double *> data_of(var)
+    if is_back(op):
+        c.dgamma, c.dbeta = data_of(made[0]), data_of(made[1])
+    elif made:
+        c.mean, c.m2 = <double *> data_of(made[0]), <double *> data_of(made[1])
+    if cnp.PyArray_SIZE(x) < SHORT:
+        status = the_table.run(op, c)
+    if status == BNFAST_SMALL_WORKSPACE:
+        with nogil:
+            need = the_table.workspace(op, c)
+            if need > 0:
+                room = malloc(need)
+                c.workspace, c.workspace_size = room, need
+            if need <= 0 or room != NULL:
+                status = the_table.run(op, c)
+            free(room)
+        if need > 0 and room == NULL:
+            raise MemoryError("bnfast: no memory for partial sums")
+    if status:
+        raise ValueError(the_table.strerror(status).decode())
+    return 0
+
+
 def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups, cnp.ndarray x not None,
         cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var,
         double eps, int threads, bint relu=False, cnp.ndarray residual=None, cnp.ndarray y=None,
         cnp.ndarray dresidual=None, cnp.ndarray mask=None, tuple shape=None):
     """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
 
-    Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or None. They
-    are of that shape, and all there before anything is written: when memory runs out nothing has changed.
+    Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or (). They are
+    of that shape, and all there before anything is written: when memory runs out nothing has changed.
     """
     cdef bnfast_call c
-    cdef int status
-    cdef int64_t need
-    cdef bint back = op == BNFAST_BACKWARD or op == BNFAST_NORMALIZE_BACKWARD
-    cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
-    cdef bint narrow = back and wide and not is_wide(x)
+    cdef bint narrow
     cdef cnp.npy_intp size
-    cdef cnp.ndarray first = None, second = None
-    cdef tuple made = None
-    cdef void *room = NULL
-    memset(&c, 0, sizeof(c))
-    gamma, beta, mean, var = as_wide(gamma, wide), as_wide(beta, wide), as_wide(mean, True), as_wide(var, True)
-    c.struct_size = sizeof(c)
-    c.dtype, c.param_dtype = dtype_of(x), BNFAST_FLOAT64 if wide else BNFAST_FLOAT32
-    c.norm, c.relu, c.threads = norm, relu, threads
-    c.samples, c.groups, c.eps = samples, groups, eps
-    c.outer, c.channels, c.inner = view
-    c.x, c.dy, c.residual, c.y = data_of(x), data_of(dy), data_of(residual), data_of(y)
-    c.out, c.dresidual = data_of(out), data_of(dresidual)
-    c.gamma, c.beta, c.mask = data_of(gamma), data_of(beta), <uint8_t *> data_of(mask)
-    c.mean, c.m2, c.var = <double *> data_of(mean), <double *> data_of(var), <double *> data_of(var)
-    if back:
-        size = c.inner if norm == BNFAST_LAYER or norm == BNFAST_RMS else c.channels
-        first, second = new_vector(size, wide), new_vector(size, wide)
-        c.dgamma, c.dbeta = cnp.PyArray_DATA(first), cnp.PyArray_DATA(second)
-        made = (new_vector(size, False), new_vector(size, False)) if narrow else (first, second)
-    elif op != BNFAST_NORMALIZE:
-        size = samples * groups if norm == BNFAST_GROUP else c.channels
-        first, second = new_vector(size, True), new_vector(size, True)
-        c.mean, c.m2 = <double *> cnp.PyArray_DATA(first), <double *> cnp.PyArray_DATA(second)
-        made = first, second
+    outer, channels, inner = view
+    new_call(&c, norm, samples, outer, channels, inner, groups)
+    c.eps, c.threads, c.relu = eps, threads, relu
+    filled = made = results(op, &c, x, gamma, beta)
+    narrow = narrows(op, &c, x)
+    if narrow:
+        size = cnp.PyArray_SIZE(filled[0])
+        made = new_vector(size, False), new_vector(size, False)
     if shape is not None:
         made = made[0].reshape(shape), made[1].reshape(shape)
     if samples == 0:  # which the C face would take for 1
-        made[0][...], made[1][...] = 0, 0
+        for vector in made:
+            vector[...] = 0
         return made
-    with nogil:
-        need = the_table.workspace(op, &c)
-        if need > 0:
-            room = malloc(need)
-            c.workspace, c.workspace_size = room, need
-        if need <= 0 or room != NULL:
-            status = the_table.run(op, &c)
-        free(room)
-    if need > 0 and room == NULL:
-        raise MemoryError("bnfast: no memory for partial sums")
-    if status:
-        raise ValueError(the_table.strerror(status).decode())
+    launch(op, &c, filled, x, dy, out, gamma, beta, mean, var, residual, y, dresidual, mask)
     if narrow:
-        put_narrow(first, made[0])
-        put_narrow(second, made[1])
+        put_narrow(filled[0], made[0])
+        put_narrow(filled[1], made[1])
     return made
+
+
+def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, residual):
+    """A batch norm's whole pass, if every argument can be used just as it is, else None: the way of the common call.
+    By ready() and run(), with the Python between them, a small one took 0.8 us more.
+
+    moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of.
+    Returns (y, moments), y alone, or (dx, dgamma, dbeta), all of which is there before anything is written.
+    """
+    cdef bnfast_call c
+    cdef Fields fields
+    cdef type made_as
+    if op != BNFAST_FORWARD and (mean is None or var is None):
+        return None
+    if not (
+        is_ready(&c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads)
+        and is_fused(&c, activation, residual, x, out)
+        and (op != BNFAST_BACKWARD or moments.count == c.outer * c.inner)
+    ):
+        return None
+    made = results(op, &c, x, gamma, beta)
+    if narrows(op, &c, x):
+        return None
+    if out is None:
+        out = output(x)
+    result = out
+    if op == BNFAST_FORWARD:
+        made_as = moments  # typed, it is called in C
+        fields = made_as.__new__(made_as)
+        fields.count = c.outer * c.inner
+        fields.mean, fields.m2 = made
+        result = out, fields
+    elif is_back(op):
+        result = out, made[0], made[1]
+    launch(op, &c, made, x, dy, out, gamma, beta, mean, var, residual, None, None, None)
+    return result
 
 
 def merge(int64_t count, cnp.ndarray mean not None, cnp.ndarray m2 not None, int64_t other_count,

@@ -77,7 +77,7 @@ cdef object capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 cdef size_t limit = 0
 
 
-def output(cnp.ndarray x):
+cpdef output(cnp.ndarray x):
     """A new array of the shape and dtype of x, its values whatever they are."""
     if limit == 0 or cnp.PyArray_NBYTES(x) < LARGE:
         return PyArray_NewLikeArray(x, cnp.NPY_CORDER, NULL, 0)

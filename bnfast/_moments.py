@@ -6,12 +6,12 @@ import operator
 
 import numpy as np
 
-from ._kernels import merge
+from ._kernels import Fields, merge
 
-_new = object.__new__
+_new = Fields.__new__
 
 
-class Moments:
+class Moments(Fields):
     """Count, mean and summed squared deviation of each channel.
 
     Parameters
@@ -41,7 +41,7 @@ class Moments:
     True
     """
 
-    __slots__ = ("count", "m2", "mean")
+    __slots__ = ()
 
     def __init__(self, count, mean, m2):
         try:

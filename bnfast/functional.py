@@ -110,13 +110,20 @@ def batch_norm(
            [ 1.],
            [ 0.]])
     """
+    op = kernels.FORWARD
+    if mask is None:
+        done = kernels.run_if_ready(
+            op, Moments, x, axis, None, out, gamma, beta, None, None, eps, num_threads, activation, residual
+        )
+        if done is not None:
+            return done
     axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=mask is None
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target, training=True)
     mean, m2 = kernels.run(
-        kernels.FORWARD,
+        op,
         kernels.BATCH,
         1,
         axes,
@@ -196,13 +203,20 @@ def normalize(
     array([[ 0., -2.],
            [ 1.,  2.]], dtype=float32)
     """
+    op = kernels.NORMALIZE
+    if mask is None:
+        done = kernels.run_if_ready(
+            op, None, x, axis, None, out, gamma, beta, mean, var, eps, num_threads, activation, residual
+        )
+        if done is not None:
+            return done
     axes, x, _, target, y, gamma, beta, mean, var, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     _, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target)
     kernels.run(
-        kernels.NORMALIZE,
+        op,
         kernels.BATCH,
         1,
         axes,
@@ -369,19 +383,23 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
     """Through the batch's own moments, or, without them, with mean and var as constants."""
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
+    op = kernels.NORMALIZE_BACKWARD if moments is None else kernels.BACKWARD
+    if y is None and mask is None:
+        done = kernels.run_if_ready(
+            op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, None
+        )
+        if done is not None:
+            return done
     relu = geometry.is_relu(activation)
     axes, x, dy, target, dx, gamma, beta, mean, var, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, frozen=moments is None
     )
     outer, channels, inner = axes
     count, mask = geometry.mask(mask, x, axis, outer * inner, target)
-    op = kernels.NORMALIZE_BACKWARD
-    if moments is not None:
-        op = kernels.BACKWARD
-        if mean.size != channels or moments.count != count:
-            raise ValueError(
-                f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {count}, as x has"
-            )
+    if moments is not None and (mean.size != channels or moments.count != count):
+        raise ValueError(
+            f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {count}, as x has"
+        )
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         op,

@@ -1,12 +1,15 @@
 """The rows of the table of semantics: layouts, array kinds, out, empties, NaN, dtypes."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 from zoo import parameters, same_bits
 
 import bnfast
+from bnfast import _kernels as kernels
 from bnfast import reference
 
 LAST = np.array([[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]], np.float32)
@@ -78,6 +81,84 @@ def test_array_kinds(kind, dtype):
         got_gradients = bnfast.batch_norm_backward(odd_dy, odd_x, got_moments, gamma, out=given)
         for a, b in zip(got_gradients, gradients, strict=True):
             assert same_bits(np.ascontiguousarray(a), b)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((8, 16, 8, 8), 1), ((2, 6000), -1), ((9, 7, 7, 40), -1)])
+def test_the_common_call_gives_what_the_checked_one_gives(shape, axis, fused, dtype):
+    rng = np.random.default_rng(0)
+    x, dy, residual = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
+    param = np.float64 if dtype == np.float64 else np.float32
+    gamma, beta, mean, var = (rng.uniform(0.5, 2, shape[axis]).astype(param) for _ in range(4))
+    relu = "relu" if fused else None
+    added = {"activation": relu, "residual": residual} if fused else {}
+    opened = {"activation": relu, "beta": beta} if fused else {}
+    moments = bnfast.moments(x, axis=axis)
+    calls = {
+        "batch_norm": lambda **more: bnfast.batch_norm(x, gamma, beta, **added, **more),
+        "normalize": lambda **more: bnfast.normalize(x, mean, var, gamma, beta, **added, **more),
+        "batch_norm_backward": lambda **more: bnfast.batch_norm_backward(dy, x, moments, gamma, **opened, **more),
+        "normalize_backward": lambda **more: bnfast.normalize_backward(dy, x, mean, var, gamma, **opened, **more),
+    }
+    for name, call in calls.items():
+        common = call(axis=axis, out=np.full_like(x, 7))
+        checked = call(axis=np.int64(axis))  # of a kind that only the careful way takes
+        for a, b in zip(*((y if isinstance(y, tuple) else (y,)) for y in (common, checked)), strict=True):
+            if isinstance(a, bnfast.Moments):
+                assert (type(a.count), a.count) == (int, b.count)
+                assert same_bits(a.mean, b.mean), name
+                assert same_bits(a.m2, b.m2), name
+            else:
+                assert a.dtype == b.dtype
+                assert same_bits(a, b), name
+
+
+def test_only_what_can_be_used_as_it_is_takes_the_common_way():
+    x, dy, out = (np.random.default_rng(0).standard_normal((4, 3, 5), np.float32) for _ in range(3))
+    ones, moments = np.ones(3, np.float32), bnfast.moments(x)
+    good = dict(x=x, axis=1, dy=None, out=out, gamma=ones, beta=ones, mean=None, var=None, eps=1e-5, num_threads=None)
+    good |= dict(activation=None, residual=None)
+
+    def taken(op, moments, **other):
+        before = out.copy()
+        done = kernels.run_if_ready(op, moments, *(good | other).values())
+        assert done is not None or same_bits(out, before)
+        return done is not None
+
+    assert taken(kernels.FORWARD, bnfast.Moments)
+    assert taken(kernels.FORWARD, bnfast.Moments, activation="relu", residual=dy, out=None, num_threads=2)
+    assert taken(kernels.FORWARD, bnfast.Moments, residual=out)
+    given = {"mean": np.ones(3), "var": np.ones(3)}
+    assert taken(kernels.NORMALIZE, None, **given)
+    assert taken(kernels.NORMALIZE_BACKWARD, None, dy=dy, **given)
+    assert taken(kernels.BACKWARD, moments, dy=dy, mean=moments.mean, var=moments.m2)
+    for other in (
+        {"x": x[::-1]},
+        {"x": x.astype(">f4")},
+        {"axis": 3},
+        {"axis": np.int64(1)},
+        {"out": out[:, :, :4]},
+        {"out": np.frombuffer(out.tobytes(), np.float32).reshape(out.shape)},
+        {"out": out.astype(np.float64)},
+        {"gamma": np.ones(4, np.float32)},
+        {"gamma": [1, 1, 1]},
+        {"beta": out.ravel()[:3]},
+        {"eps": 0.0},
+        {"eps": 1},
+        {"num_threads": 0},
+        {"activation": "gelu"},
+        {"activation": 0},
+        {"residual": out[:2]},
+        {"residual": ones},
+    ):
+        assert not taken(kernels.FORWARD, bnfast.Moments, **other), other
+    for other in ({"mean": None}, {"var": None}, {"var": -np.ones(3)}, {"var": np.ones(2)}):
+        assert not taken(kernels.NORMALIZE, None, **given | other), other
+    fewer = bnfast.Moments(19, moments.mean, moments.m2)
+    assert not taken(kernels.BACKWARD, fewer, dy=dy, mean=fewer.mean, var=fewer.m2)
+    wide = {"dy": dy, "gamma": np.ones(3)}  # whose gradient is rounded
+    assert not taken(kernels.BACKWARD, moments, mean=moments.mean, var=moments.m2, **wide)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((8, 5, 6, 7), 1), ((8, 6, 7, 5), -1), ((64, 64, 40, 40), 1)])
@@ -220,6 +301,18 @@ def test_moments_merge():
     np.testing.assert_allclose(whole.var_unbiased, x.astype(float).var((0, 2), ddof=1), rtol=1e-12)
     assert np.isnan(empty.var).all()
     assert np.isnan(bnfast.moments(x[:1, :, :1]).var_unbiased).all()
+
+
+def test_moments_are_copied_and_pickled():
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    for moments in (bnfast.batch_norm(x)[1], bnfast.Moments(4, [1.0, 2.0], [3.0, 4.0])):
+        for again in (copy.deepcopy(moments), *(pickle.loads(pickle.dumps(moments, n)) for n in range(2, 6))):
+            assert (type(again), again.count) == (bnfast.Moments, 4)
+            assert same_bits(again.mean, moments.mean)
+            assert same_bits(again.m2, moments.m2)
+            assert repr(again) == repr(moments)
+        with pytest.raises(AttributeError):
+            moments.other = 1
 
 
 def test_non_temporal_stores_are_complete():
