@@ -153,11 +153,6 @@ def thread_count(name, count):
     return count
 
 
-def shared(a, b):
-    """Do two arrays share memory, or might they?"""
-    return overlap(a, b) if plain(a) and plain(b) else np.may_share_memory(a, b)
-
-
 def output(out, x, inputs, apart=()):
     """(the array to compute into, the array to return).
 

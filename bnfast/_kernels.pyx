@@ -1,4 +1,6 @@
 """From checked arrays to a call of the C face (_call.pyx), and back. The arrays are trusted: _geometry checks."""
+import numpy
+
 cimport numpy as cnp
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t
@@ -92,6 +94,11 @@ cpdef bint any_negative(cnp.ndarray vector):
 cdef bint is_plain(x):
     """Is x what plain() says?"""
     return PyArray_CheckExact(x) and PyArray_ISCARRAY_RO(x) and PyArray_ISNOTSWAPPED(x) and dtype_of(x) >= 0
+
+
+def shared(a, b):
+    """Do two arrays share memory, or might they?"""
+    return overlap(a, b) if is_plain(a) and is_plain(b) else numpy.may_share_memory(a, b)
 
 
 cdef bint is_twin(a, cnp.ndarray x):
@@ -219,9 +226,17 @@ def pair(cnp.npy_intp size):
     return new_vector(size, True), new_vector(size, True)
 
 
-def blend(tuple into, cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mean, cnp.ndarray m2, double divisor,
-          double keep):
-    """into = running (mean, var): keep * old + (1 - keep) * (mean, m2 / divisor). All float64, of one length."""
+def blend(tuple into, tuple running, Fields moments, momentum, bint unbiased):
+    """The (mean, var, batches) that follow `running` after one more batch, in a pair(). All float64, of one length.
+
+    new = keep * old + (1 - keep) * batch; keep is the momentum, or, if that is None, what makes the plain average.
+    """
+    cdef cnp.ndarray old_mean, old_var
+    cdef cnp.ndarray mean = moments.mean, m2 = moments.m2
+    old_mean, old_var, batches = running
+    batches += 1
+    cdef double keep = 1 - 1 / <double> batches if momentum is None else momentum
+    cdef double divisor = moments.count - unbiased
     cdef cnp.npy_intp c, channels = cnp.PyArray_SIZE(mean)
     cdef cnp.ndarray new_mean = into[0], new_var = into[1]
     cdef double *a = <double *> cnp.PyArray_DATA(new_mean)
@@ -234,6 +249,7 @@ def blend(tuple into, cnp.ndarray old_mean, cnp.ndarray old_var, cnp.ndarray mea
     for c in range(channels):  # 0 * NaN is NaN: a weight of nothing takes nothing
         a[c] = (keep * p[c] if keep else 0) + (new * r[c] if new else 0)
         b[c] = (keep * q[c] if keep else 0) + (new * (s[c] / divisor) if new else 0)
+    return new_mean, new_var, batches
 
 
 cdef inline void new_call(bnfast_call *c, int norm, int64_t samples, int64_t outer, int64_t channels, int64_t inner,

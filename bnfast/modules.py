@@ -10,7 +10,7 @@ import numpy as np
 
 from . import functional as F
 from ._groups import group_norm, group_norm_backward
-from ._kernels import blend, pair
+from ._kernels import blend, pair, shared
 from ._layers import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 
 _SHARED = {
@@ -111,7 +111,7 @@ class _Norm:
         {returns}
         """
         y, saved = self._forward(x, out, num_threads)
-        self._saved = None if out is not None and F.geometry.shared(out, x) else (x, saved)
+        self._saved = None if out is not None and shared(out, x) else (x, saved)
         return y
 
     def backward(self, dy, out=None, *, num_threads=None):
@@ -251,9 +251,9 @@ class _Norm:
 class _ChannelNorm(_Norm):
     """Those with a channel axis, and a ReLU and a residual in the sweep.
 
-    A norm is _normalize(x, residual, out, num_threads) -> (y, statistics) and _gradients(dy, x, statistics, y, out,
-    num_threads), what the function returns; a batch norm's take a mask too. Both spell out their options: a dict of
-    them costs 0.5 us.
+    A norm is _normalize(x, residual, mask, out, num_threads) -> (y, statistics) and _gradients(dy, x, statistics, y,
+    mask, out, num_threads), what the function returns; only a batch norm's mask is ever there. All options are spelled
+    out and passed on by position: a dict of them costs 0.2 us on its way down and 0.5 us where it is made.
     """
 
     def __init__(self, channels, axis, eps, activation, scale, shift, dtype):
@@ -277,33 +277,31 @@ class _ChannelNorm(_Norm):
         {residual}
         {returns}
         """
-        return self._call(x, out, residual, num_threads)
+        return self._call(x, residual, None, out, num_threads)
 
-    def _call(self, x, out, residual, num_threads, **more):
-        """more: options that only this norm has, for _normalize and _gradients alike."""
+    def _call(self, x, residual, mask, out, num_threads):
         if self.gamma is None and self.beta is None:  # else they will tell
             channels = F.geometry.view(np.shape(x), self.axis)[1]
             if channels != self.channels:
                 raise ValueError(f"x: got {channels} channels, wants {self.channels}")
-        y, statistics = self._normalize(x, residual, out, num_threads, **more)
+        y, statistics = self._normalize(x, residual, mask, out, num_threads)
         added = residual is not None
-        if out is not None and F.geometry.shared(out, x):
+        if out is not None and shared(out, x):
             self._saved = None
         else:
-            self._saved = x, (statistics, y if added and self.activation else None, added, more)
+            self._saved = x, (statistics, y if added and self.activation else None, added, mask)
         return y
 
     def _backward(self, dy, x, saved, out, num_threads):
-        statistics, y, added, more = saved
-        mask = more.get("mask")
+        statistics, y, added, mask = saved
         if added and y is None:
             # Without an activation the residual's gradient is dy, and must not be what dx is written over.
             dy = F.geometry.twin("dy", dy, F.geometry.array("x", x))
-            dresidual = dy.copy() if out is not None and F.geometry.shared(out, dy) else dy
+            dresidual = dy.copy() if out is not None and shared(out, dy) else dy
             if mask is not None:
-                mask = np.broadcast_to(mask, dy[(slice(None),) * (self.axis % dy.ndim) + (0,)].shape)
-                dresidual = np.where(np.expand_dims(mask, self.axis), dy, dy.dtype.type(0))
-        dx, dgamma, dbeta, *gated = self._gradients(dy, x, statistics, y, out, num_threads, **more)
+                counts = np.broadcast_to(mask, dy[(slice(None),) * (self.axis % dy.ndim) + (0,)].shape)
+                dresidual = np.where(np.expand_dims(counts, self.axis), dy, dy.dtype.type(0))
+        dx, dgamma, dbeta, *gated = self._gradients(dy, x, statistics, y, mask, out, num_threads)
         if added:
             dx = dx, gated[0] if gated else dresidual
         return dx, dgamma, dbeta
@@ -427,9 +425,9 @@ class BatchNorm(_ChannelNorm):
             nothing counts changes no running average. Kept by reference for backward().
         {returns}
         """
-        return self._call(x, out, residual, num_threads, mask=mask)
+        return self._call(x, residual, mask, out, num_threads)
 
-    def _normalize(self, x, residual, out, num_threads, mask):
+    def _normalize(self, x, residual, mask, out, num_threads):
         if self.training:
             running = pair(self.channels)  # when memory runs out, nothing has been written
             y, moments = F.batch_norm(
@@ -445,7 +443,8 @@ class BatchNorm(_ChannelNorm):
                 num_threads=num_threads,
             )
             if moments.count:
-                self._update(moments, running)
+                with self._lock:
+                    self._running = blend(running, self._running, moments, self.momentum, self.unbiased)
             return y, moments
         mean, var, _ = self._running
         y = F.normalize(
@@ -464,32 +463,27 @@ class BatchNorm(_ChannelNorm):
         )
         return y, (mean, var)
 
-    def _gradients(self, dy, x, statistics, y, out, num_threads, mask):
-        frozen = isinstance(statistics, tuple)
-        function, given = (F.normalize_backward, statistics) if frozen else (F.batch_norm_backward, (statistics,))
-        return function(
+    def _gradients(self, dy, x, statistics, y, mask, out, num_threads):
+        if isinstance(statistics, tuple):
+            mean, var, moments = *statistics, None
+        else:
+            mean, var, moments = statistics.mean, statistics.m2, statistics
+        return F._backward(
             dy,
             x,
-            *given,
+            self.axis,
             self.gamma,
-            axis=self.axis,
-            eps=self.eps,
-            beta=self.beta,
-            activation=self.activation,
-            y=y,
-            mask=mask,
-            out=out,
-            num_threads=num_threads,
+            mean,
+            var,
+            moments,
+            self.eps,
+            self.beta,
+            self.activation,
+            y,
+            mask,
+            out,
+            num_threads,
         )
-
-    def _update(self, moments, new):
-        divisor = moments.count - 1 if self.unbiased else moments.count
-        with self._lock:
-            old_mean, old_var, batches = self._running
-            batches += 1
-            keep = 1 - 1 / batches if self.momentum is None else self.momentum
-            blend(new, old_mean, old_var, moments.mean, moments.m2, divisor, keep)
-            self._running = *new, batches
 
     def state_dict(self):
         """Copies of gamma, beta (those there are), running_mean, running_var and num_batches_tracked, by name."""
@@ -561,7 +555,7 @@ class GroupNorm(_ChannelNorm):
         if self.channels % self.groups if self.groups else self.channels:
             raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
 
-    def _normalize(self, x, residual, out, num_threads):
+    def _normalize(self, x, residual, mask, out, num_threads):
         return group_norm(
             x,
             self.groups,
@@ -575,7 +569,7 @@ class GroupNorm(_ChannelNorm):
             num_threads=num_threads,
         )
 
-    def _gradients(self, dy, x, statistics, y, out, num_threads):
+    def _gradients(self, dy, x, statistics, y, mask, out, num_threads):
         return group_norm_backward(
             dy,
             x,
