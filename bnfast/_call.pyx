@@ -115,7 +115,7 @@ cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
     """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
     cdef int64_t size
-    cdef bint points, training
+    cdef bint points
     if given == NULL or not FIRST_CALL <= given.struct_size <= <int64_t> sizeof(bnfast_call):
         return BNFAST_BAD_CALL
     memset(c, 0, sizeof(bnfast_call))
@@ -147,7 +147,6 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         return BNFAST_BAD_GROUPS
     if c.threads < 0:
         return BNFAST_BAD_THREADS
-    training = op == BNFAST_FORWARD
     if op != BNFAST_MOMENTS and not 0 < c.eps < INFINITY:
         return BNFAST_BAD_EPS
     j.op_pass = passes[op]
@@ -158,10 +157,8 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
     j.eps = c.eps
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
-    j.var_count = j.count if op == BNFAST_BACKWARD else 1
+    j.var_count = 1
     j.mask, j.first = NULL, 0
-    if training and not points and c.mask == NULL and j.outer * j.inner * j.share == 1 and j.samples and j.channels:
-        return BNFAST_BAD_COUNT
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples
         j.samples = 1
@@ -440,13 +437,13 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
     if c.mask != NULL:
         j.mask = c.mask
         job_look_at_mask(&j)
-        if j.count == 1 and op == BNFAST_FORWARD:
-            return BNFAST_BAD_COUNT
-        if j.count == 0:
-            nothing(&c, &j)
-            return BNFAST_OK
-        if op == BNFAST_BACKWARD:
-            j.var_count = j.count
+    if j.count == 1 and op == BNFAST_FORWARD and not j.points:
+        return BNFAST_BAD_COUNT
+    if j.count == 0:
+        nothing(&c, &j)
+        return BNFAST_OK
+    if op == BNFAST_BACKWARD:
+        j.var_count = j.count
     j.threads = granted(j.threads)
     need = bytes_for(&c, &j)
     while need > c.workspace_size and j.threads > 1:  # the default may have grown since the workspace was made
