@@ -26,7 +26,7 @@ from ._job cimport (
     job_given,
     job_has_dy,
     job_has_output,
-    job_shift,
+    job_shifts,
     job_two_sweeps,
 )
 from ._machine cimport fence, l2_bytes
@@ -211,10 +211,7 @@ cdef void work_statistics(const job *j, const cut *k, int64_t first, int64_t cha
     cdef double *sums = room
     cdef double *shift = room + 2 * runs
     cdef double[2] part
-    for n in range(channels // j.share):
-        shift[n * parts] = job_shift(j, first + n * j.share)
-        for i in range(1, parts):
-            shift[n * parts + i] = shift[n * parts]
+    job_shifts(j, first, channels // j.share, parts, shift)
     if j.relu and job_has_dy(j):
         job_given(j, first, channels // j.share, coefs)
     if k.count == 1 and j.mask == NULL:
@@ -264,7 +261,7 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
 cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
     cdef int64_t channels = last - first, runs = channels // k.span, tasks = runs * k.count, n, i
-    cdef int64_t stride = j.channels * j.inner
+    cdef int64_t parts = j.share // k.span, stride = j.channels * j.inner
     cdef int t
     cdef double *sums = <double *> j.room
     cdef double *coefs = sums + 2 * tasks
@@ -272,9 +269,8 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
     cdef double *total = shift + runs
     cdef block b
     cdef cut each = cut_runs(j, 1)
-    for n in range(runs):
-        shift[n] = job_shift(j, first + n * k.span)
-        total[2 * n] = total[2 * n + 1] = 0
+    job_shifts(j, first, channels // j.share, parts, shift)
+    memset(total, 0, 2 * runs * sizeof(double))
     if j.relu and job_has_dy(j):
         job_given(j, first, channels // j.share, coefs)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
@@ -286,7 +282,7 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
         n = i // k.count
         total[2 * n] += sums[2 * i]
         total[2 * n + 1] += sums[2 * i + 1]
-    job_finish(j, first, channels // j.share, j.share // k.span, shift, total, coefs)
+    job_finish(j, first, channels // j.share, parts, shift, total, coefs)
     if not job_has_output(j):
         return
     tasks = channels * each.count

@@ -25,7 +25,7 @@ from ._job cimport (
     job_has_dy,
     job_has_output,
     job_has_sums,
-    job_shift,
+    job_shifts,
     job_stretch,
 )
 from ._machine cimport ROWS_F32, ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence, table
@@ -303,17 +303,13 @@ cdef int64_t room(const job *j) noexcept nogil:
 
 cdef void run(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
-    cdef int64_t n, c, i
+    cdef int64_t c
     p.shift = <double *> j.room
     p.sums = p.shift + p.lanes
     p.coefs = <char *> (p.shift + doubles(j, &p))
     p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
     if job_has_sums(j):
-        for n in range(j.channels // j.share):
-            c = n * j.share
-            p.shift[c] = job_shift(j, c)
-            for i in range(1, j.share):
-                p.shift[c + i] = p.shift[c]
+        job_shifts(j, 0, j.channels // j.share, j.share, p.shift)
         for c in range(j.channels, p.lanes):
             p.shift[c] = p.shift[c - j.channels]
     if j.relu and job_has_dy(j):

@@ -61,7 +61,7 @@ cdef extern from "job.h" nogil:
     int64_t job_stretch(const job *, int64_t, int64_t)
     bint job_counts(const job *, int64_t)
     void job_look_at_mask(job *)
-    double job_shift(const job *, int64_t)
+    void job_shifts(const job *, int64_t, int64_t, int64_t, double *)
     double job_round(const job *, double)
     void job_given(const job *, int64_t, int64_t, double *)
     void job_finish(const job *, int64_t, int64_t, int64_t, const double *, const double *, double *)

@@ -221,9 +221,9 @@ cdef void put_narrow(cnp.ndarray wide, cnp.ndarray narrow) noexcept:
         b[i] = <float> a[i]
 
 
-def pair(cnp.npy_intp size):
-    """Two new vectors of float64, for blend()."""
-    return new_vector(size, True), new_vector(size, True)
+cpdef tuple pair(cnp.npy_intp size, bint wide):
+    """Two new vectors of float64, or of float32."""
+    return new_vector(size, wide), new_vector(size, wide)
 
 
 def blend(tuple into, tuple running, Fields moments, momentum, bint unbiased):
@@ -280,7 +280,7 @@ cdef tuple results(int op, bnfast_call *c, x, gamma, beta):
     else:
         size = c.samples * c.groups if c.norm == BNFAST_GROUP else c.channels
         wide = True
-    return new_vector(size, wide), new_vector(size, wide)
+    return pair(size, wide)
 
 
 cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
@@ -329,15 +329,13 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
     """
     cdef bnfast_call c
     cdef bint narrow
-    cdef cnp.npy_intp size
     outer, channels, inner = view
     new_call(&c, norm, samples, outer, channels, inner, groups)
     c.eps, c.threads, c.relu = eps, threads, relu
     filled = made = results(op, &c, x, gamma, beta)
     narrow = narrows(op, &c, x)
     if narrow:
-        size = cnp.PyArray_SIZE(filled[0])
-        made = new_vector(size, False), new_vector(size, False)
+        made = pair(cnp.PyArray_SIZE(filled[0]), False)
     if shape is not None:
         made = made[0].reshape(shape), made[1].reshape(shape)
     if samples == 0:  # which the C face would take for 1
@@ -351,9 +349,10 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
     return made
 
 
-def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, residual):
-    """A batch norm's whole pass, if every argument can be used just as it is, else None: the way of the common call.
-    By ready() and run(), with the Python between them, a small one took 0.8 us more.
+def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, residual,
+                 y=None, mask=None):
+    """A batch norm's whole pass, if every argument can be used just as it is, else None: the way of the common call,
+    which has no y and no mask. By ready() and run(), with the Python between them, a small one took 0.8 us more.
 
     moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of.
     Returns (y, moments), y alone, or (dx, dgamma, dbeta), all of which is there before anything is written.
@@ -361,7 +360,7 @@ def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps,
     cdef bnfast_call c
     cdef Fields fields
     cdef type made_as
-    if op != BNFAST_FORWARD and (mean is None or var is None):
+    if y is not None or mask is not None or op != BNFAST_FORWARD and (mean is None or var is None):
         return None
     if not (
         is_ready(&c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads)

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, sum_chunk, work_statistics
-from ._job cimport JOB_COEFS, job, job_finish, job_set, job_shift
+from ._job cimport JOB_COEFS, job, job_finish, job_set, job_shifts
 from ._machine cimport fence, l2_bytes
 
 cdef enum:
@@ -81,8 +81,7 @@ cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, do
     cdef double[2] sums
     cdef double[GROUP] shift
     cdef block b
-    for n in range(rows):
-        shift[n] = job_shift(j, row + n)
+    job_shifts(j, row, rows, 1, shift)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
             n = i // p.sums.count

@@ -111,12 +111,11 @@ def batch_norm(
            [ 0.]])
     """
     op = kernels.FORWARD
-    if mask is None:
-        done = kernels.run_if_ready(
-            op, Moments, x, axis, None, out, gamma, beta, None, None, eps, num_threads, activation, residual
-        )
-        if done is not None:
-            return done
+    done = kernels.run_if_ready(
+        op, Moments, x, axis, None, out, gamma, beta, None, None, eps, num_threads, activation, residual, None, mask
+    )
+    if done is not None:
+        return done
     axes, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads, training=mask is None
     )
@@ -204,12 +203,11 @@ def normalize(
            [ 1.,  2.]], dtype=float32)
     """
     op = kernels.NORMALIZE
-    if mask is None:
-        done = kernels.run_if_ready(
-            op, None, x, axis, None, out, gamma, beta, mean, var, eps, num_threads, activation, residual
-        )
-        if done is not None:
-            return done
+    done = kernels.run_if_ready(
+        op, None, x, axis, None, out, gamma, beta, mean, var, eps, num_threads, activation, residual, None, mask
+    )
+    if done is not None:
+        return done
     axes, x, _, target, y, gamma, beta, mean, var, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, mean, var, eps, num_threads, frozen=True
     )
@@ -384,12 +382,11 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
     op = kernels.NORMALIZE_BACKWARD if moments is None else kernels.BACKWARD
-    if y is None and mask is None:
-        done = kernels.run_if_ready(
-            op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, None
-        )
-        if done is not None:
-            return done
+    done = kernels.run_if_ready(
+        op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, None, y, mask
+    )
+    if done is not None:
+        return done
     relu = geometry.is_relu(activation)
     axes, x, dy, target, dx, gamma, beta, mean, var, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, frozen=moments is None

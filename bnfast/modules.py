@@ -429,7 +429,7 @@ class BatchNorm(_ChannelNorm):
 
     def _normalize(self, x, residual, mask, out, num_threads):
         if self.training:
-            running = pair(self.channels)  # when memory runs out, nothing has been written
+            running = pair(self.channels, True)  # when memory runs out, nothing has been written
             y, moments = F.batch_norm(
                 x,
                 self.gamma,

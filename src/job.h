@@ -103,14 +103,15 @@ static inline void job_look_at_mask(job *j) {
     j->first = first / j->inner * j->channels * j->inner + first % j->inner;
 }
 
-/* What the sums of statistic c / share are taken about: its first element that counts, so that a constant channel sums
-   to exactly zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they shall spoil the
-   sums, not the rest. */
-static inline double job_shift(const job *j, int64_t c) {
-    if (j->about_zero) return 0;
-    if (j->share > 1) c -= c % j->share;
-    const double shift = j->op->value(j->x + (j->first + c * j->inner) * j->op->item);
-    return isfinite(shift) ? shift : 0;
+/* What the sums of n statistics, from channel c on, are taken about: their first elements that count, so that a constant
+   channel sums to exactly zero and a far mean cancels nothing, in either layout the same. Not a NaN or an Inf: they
+   shall spoil the sums, not the rest. shift[n * parts]: one for each of a statistic's `parts` sums. */
+static inline void job_shifts(const job *j, int64_t c, int64_t n, int64_t parts, double *shift) {
+    for (; n > 0; n--, c += j->share) {
+        double value = j->about_zero ? 0 : j->op->value(j->x + (j->first + c * j->inner) * j->op->item);
+        if (!isfinite(value)) value = 0;
+        for (int64_t i = 0; i < parts; i++) *shift++ = value;
+    }
 }
 
 /* The nearest value the type computed with has, kept finite: a tiny eps under a constant channel makes 1/sqrt(var + eps)
@@ -231,15 +232,17 @@ static inline void job_finish_grad(const job *j, int64_t c, double per, double s
    its channels were summed as one, 1; backward always `share`. */
 static inline void job_finish(const job *j, int64_t c, int64_t n, int64_t parts, const double *shift,
                               const double *sums, double *k) {
-    if (job_has_dy(j) || !job_has_sums(j)) job_given(j, c, n, k);
-    const double per = 1 / j->count;
-    if (job_has_dy(j))
-        for (int64_t t = 0; t < n; t++)
-            job_finish_grad(j, c + t * j->share, per, shift[t * parts], sums + 2 * t * parts, k + t * j->share * JOB_COEFS);
-    else if (job_has_sums(j))
+    if (job_has_sums(j) && !job_has_dy(j)) {
         for (int64_t t = 0; t < n; t += JOB_FEW)
             job_finish_moments(j, c + t * j->share, n - t < JOB_FEW ? n - t : JOB_FEW, parts, shift + t * parts,
                                sums + 2 * t * parts, k + t * j->share * JOB_COEFS);
+        return;
+    }
+    job_given(j, c, n, k);
+    if (!job_has_dy(j)) return;
+    const double per = 1 / j->count;
+    for (int64_t t = 0; t < n; t++)
+        job_finish_grad(j, c + t * j->share, per, shift[t * parts], sums + 2 * t * parts, k + t * j->share * JOB_COEFS);
 }
 
 #endif
