@@ -99,6 +99,7 @@ static void expect(int64_t i, long double value, long double or) { want[i] = val
 /* dy where forward's result before its ReLU, pre, was above 0. Close to 0 either is right. */
 static long double gate(long double g, long double pre) { return pre <= 0 ? 0 : g; }
 static int close_call(long double pre) { return fabsl(pre) < 1e-5L; }
+static long double other_gate(long double g, long double pre) { return gate(g, close_call(pre) ? -pre : pre); }
 
 static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     int wrong = 0;
@@ -144,7 +145,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
                 if (pass < 4)
                     expect(e, relu && affine < 0 ? 0 : affine, affine < 0 && relu ? 0 : affine);
                 else if (pass < 6)
-                    expect(e, (relu ? gate(g, pre) : g) * c[1] + back, (relu && !close_call(pre) ? gate(g, pre) : g) * c[1] + back);
+                    expect(e, (relu ? gate(g, pre) : g) * c[1] + back, (relu ? other_gate(g, pre) : g) * c[1] + back);
                 else if (pass == 6)
                     expect(e, affine * param(i) + param(n + i), affine * param(i) + param(n + i));
                 else
@@ -234,7 +235,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
             if (pass < 4)
                 expect(GUARD + i, relu && affine < 0 ? 0 : affine, relu && affine < 0 ? 0 : affine);
             else
-                expect(GUARD + i, (relu ? gate(g, pre) : g) * a + back, (relu && !close_call(pre) ? gate(g, pre) : g) * a + back);
+                expect(GUARD + i, (relu ? gate(g, pre) : g) * a + back, (relu ? other_gate(g, pre) : g) * a + back);
         }
         char *py = y + GUARD * t->item;
         if (pass < 4)
