@@ -29,12 +29,13 @@ from ._job cimport (
     job_shifts,
     job_two_sweeps,
 )
-from ._machine cimport fence, l2_bytes
+from ._machine cimport ROWS_LANES, ROWS_LINE, fence, l2_bytes, rows_also
 
 cdef enum:
-    CHUNK = 1 << 14  # elements in a chunk, at most; 64 KB of float32: some microseconds of work
+    CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
     LEAST = 1 << 10  # and at least, unless the channel is smaller
-    MANY = 1 << 10   # chunks in an array, at least, if they are not smaller than that
+    FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
+    MANY = 1 << 13   # and in a channel, at most
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
@@ -50,7 +51,7 @@ cdef cut cut_runs(const job *j, int64_t span) noexcept nogil:
     CHUNK, and enough of them for many threads."""
     cdef cut k
     cdef int64_t inner = span * j.inner, channels = j.channels // span
-    cdef int64_t n = j.outer * inner, pieces = max((n + CHUNK - 1) // CHUNK, MANY // channels)
+    cdef int64_t n = j.outer * inner, pieces = max(min((n + CHUNK - 1) // CHUNK, MANY), FEW // channels)
     pieces = max(min(pieces, n // LEAST), 1)
     k.span, k.rows, k.pieces, k.width = span, (j.outer + pieces - 1) // pieces, 1, inner
     if pieces > j.outer:
@@ -70,7 +71,9 @@ cdef cut cut_sums(const job *j) noexcept nogil:
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil:
     """Where chunk i of the channels from c on lies."""
     cdef block b
-    cdef int64_t row = i // k.pieces * k.rows, column = i % k.pieces * k.width
+    cdef int64_t row = i * k.rows, column = 0
+    if k.pieces > 1:  # of rows 1
+        row, column = i // k.pieces, i % k.pieces * k.width
     b.start = (row * j.channels + c) * j.inner + column
     b.rows = min(k.rows, j.outer - row)
     b.inner = min(k.width, j.inner * k.span - column)
@@ -125,21 +128,21 @@ cdef void sum_some(const job *j, block b, const double *shift, const double *gat
         j.op.run_keep(x, b.inner, j.x + at, stride, mask, j.inner, b.rows, b.inner, shift[0])
         if job_has_dy(j):
             j.op.run_keep(dy, b.inner, j.dy + at, stride, mask, j.inner, b.rows, b.inner, 0)
-        sum_chunk(&own, block(0, b.rows, b.inner), 1, shift, gate, sums)
+        sum_chunk(&own, block(0, b.rows, b.inner), 1, shift, gate, sums, 0)
         return
     sums[0] = sums[1] = 0
     while p.rows:
-        sum_chunk(j, p, 1, shift, gate, part)
+        sum_chunk(j, p, 1, shift, gate, part, 0)
         sums[0] += part[0]
         sums[1] += part[1]
         i += 1
         p = nth_piece(b, stride, i)
 
 
-cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, const double *gate,
-                    double *sums) noexcept nogil:
+cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, const double *gate, double *sums,
+                    int64_t ahead) noexcept nogil:
     """sums[runs][2] of a block and of those that follow it at once, each about its own shift, and with its own gate.
-    Under a mask, of one."""
+    Under a mask, of one. ahead: as in rows.h."""
     cdef counts which = which_count(j, b, j.channels * j.inner)
     if which == NONE:
         sums[0] = sums[1] = 0
@@ -149,13 +152,13 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, co
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
-        j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums)
+        j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums, ahead)
     elif j.points:
         j.op.point_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride,
-                             point(j, j.gamma.data, b.start), shift, sums)
+                             point(j, j.gamma.data, b.start), shift, sums, ahead)
     else:
         j.op.run_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride, shift,
-                           gate if j.relu else NULL, JOB_COEFS, sums)
+                           gate if j.relu else NULL, JOB_COEFS, sums, ahead)
 
 
 cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs, int64_t step,
@@ -168,18 +171,19 @@ cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs,
     if p.rows == b.rows and p.inner == b.inner:
         own = j[0]
         own.mask, own.stream = NULL, 0  # it is written twice
-        apply(&own, b.start, b.rows, b.inner, stride, coefs, step, ahead)
+        apply(&own, b.start, b.rows, b.inner, stride, coefs, step, ahead, NULL)
         j.op.run_keep(out, stride, out, stride, mask_at(j, b.start), mask_stride(j, stride), b.rows, b.inner, 0)
         return
     while p.rows:
-        apply(j, p.start, p.rows, p.inner, stride, coefs + (p.start - b.start) // stride * step, step, ahead)
+        apply(j, p.start, p.rows, p.inner, stride, coefs + (p.start - b.start) // stride * step, step, ahead, NULL)
         i += 1
         p = nth_piece(b, stride, i)
 
 
 cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
-                int64_t step, int64_t ahead) noexcept nogil:
-    """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before."""
+                int64_t step, int64_t ahead, const rows_also *also) noexcept nogil:
+    """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before. also:
+    for batch norms without a mask, if they read twice."""
     cdef block b = block(start, rows, inner)
     cdef counts which = which_count(j, b, stride)
     cdef int64_t at = start * j.op.item, r
@@ -198,32 +202,69 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
         j.op.point_affine(j.out + at, x + at, rows, inner, stride, coefs, step, point(j, j.gamma.data, start),
                           point(j, j.beta.data, start), j.stream, ahead)
     elif job_from_both(j):
-        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.relu, j.stream, ahead)
+        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.relu, j.stream, ahead,
+                      also)
     else:
         j.op.run_affine(j.out + at, x + at, j.res + at if j.res != NULL else NULL, rows, inner, stride, coefs, step,
-                        j.relu, j.stream, ahead)
+                        j.relu, j.stream, ahead, also)
 
 
-cdef void work_statistics(const job *j, const cut *k, int64_t first, int64_t channels, double *coefs,
-                          double *room) noexcept nogil:
-    """The statistics of so many channels, up to their coefficients. room: for 3 doubles a channel."""
-    cdef int64_t runs = channels // k.span, parts = j.share // k.span, n, i
-    cdef double *sums = room
-    cdef double *shift = room + 2 * runs
-    cdef double[2] part
-    job_shifts(j, first, channels // j.share, parts, shift)
+cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil:
+    """Doubles for a lot of so many channels."""
+    return JOB_COEFS * channels + channels // k.span * (1 + 2 * k.count)
+
+
+cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, double *room) noexcept nogil:
+    """So many channels, of which nothing is summed yet, in room for them."""
+    cdef lot g
+    cdef int64_t statistics = channels // j.share
+    g.first, g.channels = first, channels
+    g.parts, g.runs = j.share // k.span, channels // k.span
+    g.tasks = g.runs * k.count
+    g.coefs = room
+    g.shift = g.coefs + JOB_COEFS * channels
+    g.sums = g.shift + g.runs
+    job_shifts(j, first, statistics, g.parts, g.shift)
     if j.relu and job_has_dy(j):
-        job_given(j, first, channels // j.share, coefs)
-    if k.count == 1 and j.mask == NULL:
-        sum_chunk(j, chunk_of(j, k, first, 0), runs, shift, coefs, sums)
-    else:
-        for n in range(runs):
-            sums[2 * n] = sums[2 * n + 1] = 0
-            for i in range(k.count):
-                sum_chunk(j, chunk_of(j, k, first + n * k.span, i), 1, shift + n, coefs + n * JOB_COEFS, part)
-                sums[2 * n] += part[0]
-                sums[2 * n + 1] += part[1]
-    job_finish(j, first, channels // j.share, parts, shift, sums, coefs)
+        job_given(j, first, statistics, g.coefs)
+    return g
+
+
+cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
+    """Sums chunks first to last - 1, counted through the channels, and fetches what follows each row."""
+    cdef int64_t stride = j.channels * j.inner, n, i
+    cdef block b, after
+    if first >= last:
+        return
+    n, i = first // k.count, first % k.count
+    b = chunk_of(j, k, g.first + n * k.span, i)
+    if k.count == 1 and j.mask == NULL:  # they lie at equal distances
+        sum_chunk(j, b, last - first, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * n,
+                  stride if b.rows > 1 else b.inner)
+        return
+    for first in range(first, last):
+        i += 1
+        after = chunk_of(j, k, g.first + (n + i // k.count) * k.span, i % k.count)
+        sum_chunk(j, b, 1, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * first,
+                  stride if b.rows > 1 else after.start - b.start)
+        if i == k.count:
+            n += 1
+            i = 0
+        b = after
+
+
+cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
+    """The chunks' sums, in their order, become the statistics, and those the coefficients."""
+    cdef int64_t n, i
+    cdef double first, second
+    if k.count > 1:
+        for n in range(g.runs):
+            first = second = 0
+            for i in range(n * k.count, (n + 1) * k.count):
+                first += g.sums[2 * i]
+                second += g.sums[2 * i + 1]
+            g.sums[2 * n], g.sums[2 * n + 1] = first, second
+    job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, g.coefs)
 
 
 cdef int64_t group_size(const job *j) noexcept nogil:
@@ -234,62 +275,97 @@ cdef int64_t group_size(const job *j) noexcept nogil:
     return max(size // j.share, 1) * j.share
 
 
+cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
+    """Is each lot summed while the one before it is written? If that goes past the cache, and so waits for memory. But
+    not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, and not if the one
+    would drive the other out of the cache. Rows whose distance is a high power of 2 share few of its sets, in each of
+    which 16 lines fit."""
+    cdef int64_t walk = group_size(j) * j.inner * j.op.item, need = j.outer * walk * (2 if job_has_dy(j) else 1)
+    cdef int64_t distance = j.channels * j.inner * j.op.item, way = l2_bytes() // 16
+    cdef int64_t held = 16 * way // min(distance & -distance, way) * walk
+    return (
+        job_two_sweeps(j) and j.stream and j.mask == NULL and not j.points and k.span == 1
+        and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
+        and need <= held and 2 * need <= l2_bytes()
+    )
+
+
+cdef void write_lot(const job *j, const lot *g) noexcept nogil:
+    """Normalizes a lot. Storing leaves the loads idle: fetches the next one meanwhile, as much as fits the cache."""
+    cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, n
+    if job_two_sweeps(j):
+        fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
+    for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
+        apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs, JOB_COEFS,
+              walk if n < fetch else 0, NULL)
+
+
+cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *after, double *lanes) noexcept nogil:
+    """Normalizes a lot, backwards, and sums the next one, which has no more channels, forwards. So the arithmetic of the
+    sums is done while what is normalized waits for memory."""
+    cdef int64_t stride = j.channels * j.inner, size = 2 * ROWS_LANES * after.channels, n, i, c, at, to, width
+    cdef rows_also also
+    also.shift, also.gate, also.lanes = after.shift, after.coefs, lanes
+    memset(lanes, 0, size * sizeof(double))
+    for n in range(j.outer):
+        for i in range(k.pieces):
+            at = n * stride + after.first * j.inner + i * k.width
+            to = (j.outer - 1 - n) * stride + g.first * j.inner + i * k.width
+            width = min(k.width, j.inner - i * k.width)
+            also.ahead = k.width if i + 1 < k.pieces else stride - i * k.width
+            also.x, also.dy = j.x + at * j.op.item, j.dy + at * j.op.item if job_has_dy(j) else NULL
+            if after.channels:
+                apply(j, to, after.channels, width, j.inner, g.coefs, JOB_COEFS, 0, &also)
+            if after.channels < g.channels:
+                apply(j, to + after.channels * j.inner, g.channels - after.channels, width, j.inner,
+                      g.coefs + JOB_COEFS * after.channels, JOB_COEFS, 0, NULL)
+            if (n + 1) % k.rows == 0 or n + 1 == j.outer:  # the end of a chunk
+                for c in range(after.channels):
+                    j.op.run_fold(lanes + 2 * ROWS_LANES * c, 1, after.sums + 2 * (c * k.count + n // k.rows * k.pieces + i))
+                memset(lanes, 0, size * sizeof(double))
+
+
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
-    """Channels first to last - 1, group by group: sum each statistic, then normalize all of the group.
-    room: for 3 doubles a channel of a group, and its coefficients."""
-    cdef int64_t group = group_size(j), stride = j.channels * j.inner, g, n, size, ahead
-    cdef double *coefs = room + 3 * (GROUP + j.share)
-    cdef int64_t fetch  # rows of the next group that are fetched early
-    g = first
-    while g < last:
-        size = min(group, last - g)
-        work_statistics(j, k, g, size, coefs, room)
-        # Storing one group leaves the loads idle: fetch the next one meanwhile, as much as fits the cache.
-        if job_two_sweeps(j) and g + size < last:
-            fetch = l2_bytes() * 3 // 4 // (size * j.inner * j.op.item * (2 if job_has_dy(j) else 1))
+    """Channels first to last - 1, lot by lot: sum each statistic, then normalize. room: as thread_room() says."""
+    cdef int64_t group = group_size(j)
+    cdef double *other = room + lot_room(k, group)
+    cdef double *lanes = other + lot_room(k, group)
+    cdef bint along = goes_along(j, k)
+    cdef int64_t channels = min(group, last - first)
+    cdef lot g = new_lot(j, k, first, channels, room), after
+    sum_tasks(j, k, &g, 0, g.tasks)
+    while channels:
+        finish_lot(j, k, &g)
+        first += channels
+        channels = min(group, last - first)
+        if not along and job_has_output(j):
+            write_lot(j, &g)
+        after = new_lot(j, k, first, channels, other if g.coefs == room else room)
+        if along:
+            write_and_sum(j, k, &g, &after, lanes)
         else:
-            fetch = 0
-        if job_has_output(j):
-            for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-                ahead = size * j.inner if n < fetch else 0
-                apply(j, n * stride + g * j.inner, size, j.inner, j.inner, coefs, JOB_COEFS, ahead)
-        g += size
+            sum_tasks(j, k, &after, 0, after.tasks)
+        g = after
     if j.stream:
         fence()
 
 
 cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t last) noexcept nogil:
     """The same, but all threads work on the chunks of all these channels at once."""
-    cdef int64_t channels = last - first, runs = channels // k.span, tasks = runs * k.count, n, i
-    cdef int64_t parts = j.share // k.span, stride = j.channels * j.inner
-    cdef int t
-    cdef double *sums = <double *> j.room
-    cdef double *coefs = sums + 2 * tasks
-    cdef double *shift = coefs + JOB_COEFS * channels
-    cdef double *total = shift + runs
-    cdef block b
+    cdef lot g = new_lot(j, k, first, last - first, <double *> j.room)
     cdef cut each = cut_runs(j, 1)
-    job_shifts(j, first, channels // j.share, parts, shift)
-    memset(total, 0, 2 * runs * sizeof(double))
-    if j.relu and job_has_dy(j):
-        job_given(j, first, channels // j.share, coefs)
+    cdef int64_t stride = j.channels * j.inner, tasks = g.channels * each.count, i
+    cdef int t
+    cdef block b
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            n = i // k.count
-            sum_chunk(j, chunk_of(j, k, first + n * k.span, i % k.count), 1, shift + n, coefs + JOB_COEFS * n,
-                      sums + 2 * i)
-    for i in range(tasks):
-        n = i // k.count
-        total[2 * n] += sums[2 * i]
-        total[2 * n + 1] += sums[2 * i + 1]
-    job_finish(j, first, channels // j.share, parts, shift, total, coefs)
+        sum_tasks(j, k, &g, g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads)
+    finish_lot(j, k, &g)
     if not job_has_output(j):
         return
-    tasks = channels * each.count
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
             b = chunk_of(j, &each, first + i // each.count, i % each.count)
-            apply(j, b.start, b.rows, b.inner, stride, coefs + JOB_COEFS * (i // each.count), 0, 0)
+            apply(j, b.start, b.rows, b.inner, stride, g.coefs + JOB_COEFS * (i // each.count), 0, 0, NULL)
         if j.stream:
             fence()
 
@@ -302,7 +378,7 @@ cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t l
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
             rows = min(j.channels - row % j.channels, (last - first) // j.inner)
-        apply(j, first, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS, 0)
+        apply(j, first, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS, 0, NULL)
         first += rows * width
     if j.stream:
         fence()
@@ -327,9 +403,10 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
     return j.channels // j.share // j.threads * j.share
 
 
-cdef int64_t thread_room(const job *j) noexcept nogil:
-    """Doubles that whole_channels() takes."""
-    return (3 + JOB_COEFS) * (GROUP + j.share)
+cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
+    """Doubles that whole_channels() takes: for two lots, and what is summed of one, and a line between two threads."""
+    cdef int64_t group = group_size(j)
+    return 2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0)
 
 
 cdef int64_t room(const job *j) noexcept nogil:
@@ -337,8 +414,7 @@ cdef int64_t room(const job *j) noexcept nogil:
         return JOB_COEFS * j.channels * sizeof(double)
     cdef cut k = cut_sums(j)
     cdef int64_t left = j.channels - whole_part(j) * j.threads
-    return max(thread_room(j) * j.threads,
-               2 * (left // k.span) * k.count + (JOB_COEFS + 3) * left) * <int64_t> sizeof(double)
+    return max(thread_room(j, &k) * j.threads, lot_room(&k, left)) * <int64_t> sizeof(double)
 
 
 cdef void run(const job *j) noexcept nogil:
@@ -346,7 +422,7 @@ cdef void run(const job *j) noexcept nogil:
         infer(j)
         return
     cdef cut k = cut_sums(j)
-    cdef int64_t part = whole_part(j), whole = part * j.threads, size = thread_room(j)
+    cdef int64_t part = whole_part(j), whole = part * j.threads, size = thread_room(j, &k)
     cdef double *room = <double *> j.room
     cdef int t
     if j.threads == 1:  # not a prange of one: that still costs 0.7 us

@@ -28,7 +28,7 @@ from ._job cimport (
     job_shifts,
     job_stretch,
 )
-from ._machine cimport ROWS_F32, ROWS_LANES, ROWS_LINE, ROWS_WRAP, fence, table
+from ._machine cimport ROWS_F32, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, table
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -65,10 +65,10 @@ cdef inline int64_t computed(const job *j) noexcept nogil:
 cdef plan cut_rows(const job *j) noexcept nogil:
     """The chunks of an array, by shape alone."""
     cdef plan p
-    cdef int64_t power = ROWS_LANES
+    cdef int64_t power = ROWS_TILE
     while j.channels % power:
         power //= 2
-    p.fold = ROWS_LANES // power
+    p.fold = ROWS_TILE // power
     if p.fold * j.channels > WIDE or p.fold > j.outer:
         p.fold = 1
     p.lanes = p.fold * j.channels

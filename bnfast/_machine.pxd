@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t
 cdef extern from "rows.h" nogil:
     enum:
         ROWS_LANES
+        ROWS_TILE
         ROWS_LINE
         ROWS_WRAP
 
@@ -14,6 +15,14 @@ cdef extern from "rows.h" nogil:
         ROWS_F16
         ROWS_BF16
 
+    ctypedef struct rows_also:
+        const void *x
+        const void *dy
+        const double *shift
+        const double *gate
+        double *lanes
+        int64_t ahead
+
     ctypedef struct rows_table:
         int64_t item
         int64_t wide
@@ -21,16 +30,18 @@ cdef extern from "rows.h" nogil:
         void (*run_keep)(
             void *, int64_t, const void *, int64_t, const uint8_t *, int64_t, int64_t, int64_t, double) noexcept nogil
         void (*run_sums)(
-            const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, double *) noexcept nogil
+            const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, double *,
+            int64_t) noexcept nogil
         void (*run_affine)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
-            int64_t) noexcept nogil
+            int64_t, const rows_also *) noexcept nogil
         void (*run_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, const double *,
-            int64_t, double *) noexcept nogil
+            int64_t, double *, int64_t) noexcept nogil
         void (*run_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
-            int64_t) noexcept nogil
+            int64_t, const rows_also *) noexcept nogil
+        void (*run_fold)(const double *, int64_t, double *) noexcept nogil
         void (*lane_sums)(
             const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_grad_sums)(
@@ -45,7 +56,7 @@ cdef extern from "rows.h" nogil:
             int64_t) noexcept nogil
         void (*point_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const double *,
-            double *) noexcept nogil
+            double *, int64_t) noexcept nogil
         void (*point_lane_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, double *,
             double *) noexcept nogil

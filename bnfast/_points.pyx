@@ -12,8 +12,8 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, sum_chunk, work_statistics
-from ._job cimport JOB_COEFS, job, job_finish, job_set, job_shifts
+from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, finish_lot, lot, lot_room, new_lot, sum_tasks
+from ._job cimport JOB_COEFS, job, job_set
 from ._machine cimport fence, l2_bytes
 
 cdef enum:
@@ -30,8 +30,8 @@ cdef struct plan:
     int64_t chunks
     int64_t group    # rows worked together
     double *part     # [chunks][2][inner]: what a chunk adds to dbeta and dgamma
-    double *coefs    # [threads][group][JOB_COEFS + 3], and sums; if the threads work together, [1][group][JOB_COEFS]
-    double *row      # and then the sums of the group: [group * sums.count][2]
+    int64_t size     # doubles for a group's statistics
+    double *lots     # [threads][size]; if the threads work together, [1][size]
     bint whole       # chunks are shared out whole
 
 
@@ -44,14 +44,14 @@ cdef plan cut_points(const job *j) noexcept nogil:
     p.whole = j.threads == 1 or p.chunks >= SPREAD * j.threads
     least = 1 if p.whole else TALL
     p.group = min(max(l2_bytes() // 2 // (2 * j.inner * j.op.item), least), min(p.tall, GROUP))
-    p.part = p.coefs = p.row = NULL
+    p.size = lot_room(&p.sums, p.group)
+    p.part = p.lots = NULL
     return p
 
 
 cdef int64_t room(const job *j) noexcept nogil:
     cdef plan p = cut_points(j)
-    cdef int64_t group = (JOB_COEFS + 3) * j.threads if p.whole else JOB_COEFS + 2 * p.sums.count
-    return (2 * p.chunks * j.inner + p.group * group) * <int64_t> sizeof(double)
+    return (2 * p.chunks * j.inner + p.size * (j.threads if p.whole else 1)) * <int64_t> sizeof(double)
 
 
 cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first, int64_t last, const double *coefs,
@@ -62,43 +62,37 @@ cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first
                          part + j.inner + first)
 
 
-cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *coefs) noexcept nogil:
+cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) noexcept nogil:
     cdef int64_t row = chunk * p.tall, end = min(row + p.tall, j.channels), rows
     cdef double *part = p.part + 2 * j.inner * chunk
+    cdef lot g
     memset(part, 0, 2 * j.inner * sizeof(double))
     while row < end:
         rows = min(p.group, end - row)
-        work_statistics(j, &p.sums, row, rows, coefs, coefs + p.group * JOB_COEFS)
-        add_rows(j, row, rows, 0, j.inner, coefs, part)
-        apply(j, row * j.inner, rows, j.inner, j.inner, coefs, JOB_COEFS, rows * j.inner)
+        g = new_lot(j, &p.sums, row, rows, room)
+        sum_tasks(j, &p.sums, &g, 0, g.tasks)
+        finish_lot(j, &p.sums, &g)
+        add_rows(j, row, rows, 0, j.inner, g.coefs, part)
+        apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, JOB_COEFS, rows * j.inner, NULL)
         row += rows
 
 
 cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, double *part) noexcept nogil:
     """Rows of one chunk, all threads at once."""
-    cdef int64_t tasks = rows * p.sums.count, ranges = (j.inner + RANGE - 1) // RANGE, i, n
+    cdef lot g = new_lot(j, &p.sums, row, rows, p.lots)
+    cdef int64_t ranges = (j.inner + RANGE - 1) // RANGE, i
     cdef int t
-    cdef double[2] sums
-    cdef double[GROUP] shift
     cdef block b
-    job_shifts(j, row, rows, 1, shift)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
-            n = i // p.sums.count
-            sum_chunk(j, chunk_of(j, &p.sums, row + n, i % p.sums.count), 1, shift + n, NULL, p.row + 2 * i)
-    for n in range(rows):
-        sums[0] = sums[1] = 0
-        for i in range(n * p.sums.count, (n + 1) * p.sums.count):
-            sums[0] += p.row[2 * i]
-            sums[1] += p.row[2 * i + 1]
-        job_finish(j, row + n, 1, 1, shift + n, sums, p.coefs + n * JOB_COEFS)
+        sum_tasks(j, &p.sums, &g, g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads)
+    finish_lot(j, &p.sums, &g)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         add_rows(j, row, rows, min(ranges * t // j.threads * RANGE, j.inner),
-                 min(ranges * (t + 1) // j.threads * RANGE, j.inner), p.coefs, part)
+                 min(ranges * (t + 1) // j.threads * RANGE, j.inner), g.coefs, part)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
+        for i in range(g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads):
             b = chunk_of(j, &p.sums, row + i // p.sums.count, i % p.sums.count)
-            apply(j, b.start, b.rows, b.inner, j.inner, p.coefs + i // p.sums.count * JOB_COEFS, 0, 0)
+            apply(j, b.start, b.rows, b.inner, j.inner, g.coefs + i // p.sums.count * JOB_COEFS, 0, 0, NULL)
         if j.stream:
             fence()
 
@@ -123,11 +117,10 @@ cdef void run(const job *j) noexcept nogil:
     cdef int64_t chunk, row, rows, end, ranges = (j.inner + RANGE - 1) // RANGE
     cdef int t
     p.part = <double *> j.room
-    p.coefs = p.part + 2 * p.chunks * j.inner
-    p.row = p.coefs + p.group * JOB_COEFS
+    p.lots = p.part + 2 * p.chunks * j.inner
     if j.threads == 1:
         for chunk in range(p.chunks):
-            whole_chunk(j, &p, chunk, p.coefs)
+            whole_chunk(j, &p, chunk, p.lots)
         if j.stream:
             fence()
         finish_range(j, &p, 0, j.inner)
@@ -135,7 +128,7 @@ cdef void run(const job *j) noexcept nogil:
     if p.whole:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
             for chunk in range(p.chunks * t // j.threads, p.chunks * (t + 1) // j.threads):
-                whole_chunk(j, &p, chunk, p.coefs + t * p.group * (JOB_COEFS + 3))
+                whole_chunk(j, &p, chunk, p.lots + t * p.size)
             if j.stream:
                 fence()
     else:

@@ -27,10 +27,19 @@
 
 #include <stdint.h>
 
-enum { ROWS_LANES = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
+enum { ROWS_LANES = 32, ROWS_TILE = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
 enum { ROWS_FAR = 1 << 14 }; /* bytes that a sweep through memory fetches ahead of what it reads */
 
 typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
+
+/* What is summed beside rows that are written, and of their size and stride: arithmetic, while they wait for memory. */
+typedef struct {
+    const void *x, *dy;                   /* dy: of a backward */
+    const double *shift;                  /* of each row */
+    const double *gate;                   /* of a backward with relu: the k's of these rows, kstep apart */
+    double *lanes;                        /* [rows][2][ROWS_LANES], to which the sums are added before they are folded */
+    int64_t ahead;
+} rows_also;
 
 typedef struct {
     int64_t item;                         /* bytes in an element */
@@ -45,17 +54,21 @@ typedef struct {
     /* sums[t] = {sum(x - shift[t]), sum((x - shift[t])^2)} over rows * inner elements, the first of them at x + t * step,
        for t in [0, runs) */
     void (*run_sums)(const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner, int64_t stride,
-                     const double *shift, double *sums);
-    /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu; row r has its k at k + r * kstep */
+                     const double *shift, double *sums, int64_t ahead);
+    /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu; row r has its k at k + r * kstep.
+       also: NULL, or what is summed beside this, of rows not shorter than ROWS_LANES */
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
-                       const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
+                       const double *k, int64_t kstep, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or gate + t * gstep is a k, and dy counts where
        (x - k[0]) * k[1] + k[5] > 0 */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
-                          int64_t stride, const double *shift, const double *gate, int64_t gstep, double *sums);
+                          int64_t stride, const double *shift, const double *gate, int64_t gstep, double *sums,
+                          int64_t ahead);
     /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise; relu: dy gated likewise */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                     const double *k, int64_t kstep, int relu, int stream, int64_t ahead);
+                     const double *k, int64_t kstep, int relu, int stream, int64_t ahead, const rows_also *also);
+    /* sums[t] of lanes[t][2][ROWS_LANES] */
+    void (*run_fold)(const double *lanes, int64_t runs, double *sums);
 
     /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or the k that lane_grad
        takes, gstep elements apart. */
@@ -78,7 +91,7 @@ typedef struct {
                          int64_t kstep, const void *gamma, const void *beta, int stream, int64_t ahead);
     /* sums[t] = {sum(dy * gamma), sum(dy * gamma * (x - shift[t]))} likewise */
     void (*point_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
-                            int64_t stride, const void *gamma, const double *shift, double *sums);
+                            int64_t stride, const void *gamma, const double *shift, double *sums, int64_t ahead);
     /* first += dy, second += dy * (x - k[6]) * k[7], summed over rows */
     void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *k,
                             int64_t kstep, double *first, double *second);

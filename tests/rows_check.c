@@ -23,7 +23,7 @@ static D8 fused(D8 a, D8 b, D8 c) {
 static const rows_isa rows_wide = {"wide", ROWS_TABLES};
 
 enum { ROWS = 11, RUNS = 3, SIZE = 1 << 14, GUARD = 7 };
-static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 31, 33, 49, 63, 64, 65, 196, 200, 1000};
+static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 25, 31, 32, 33, 49, 63, 64, 65, 196, 200, 1000};
 
 static uint64_t seed = 1;
 static double next(void) { /* in [-1, 1) */
@@ -103,8 +103,11 @@ static long double other_gate(long double g, long double pre) { return gate(g, c
 
 static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     int wrong = 0;
-    double sums[4][2 * RUNS], k[8 * ROWS], shift[RUNS], gates[6 * RUNS];
+    static double lanes[ROWS][2 * ROWS_LANES];
+    double sums[4][2 * RUNS], k[8 * ROWS], open[8 * ROWS], about[ROWS], shift[RUNS], gates[6 * RUNS];
     for (int i = 0; i < 8 * ROWS; i++) k[i] = round_param(next());
+    for (int i = 0; i < 8 * ROWS; i++) open[i] = round_param(i % 8 == 0 ? 3 : next()); /* k's of a gate */
+    for (int i = 0; i < ROWS; i++) about[i] = 2.5 + i;
     for (int64_t i = 0; i < 2 * n; i++) set_param(i, next()); /* gamma, beta */
     const void *gamma = params, *beta = params + n * (t->wide ? 8 : 4);
     const char *px = x + from * t->item, *pdy = dy + from * t->item;
@@ -113,10 +116,10 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         shift[i] = 2.5 + i;
         gates[6 * i] = round_param(3.01 - 0.1 * i), gates[6 * i + 1] = 1, gates[6 * i + 5] = round_param(0.1);
     }
-    t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0]);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, 0, sums[1]);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, gates, 6, sums[2]);
-    t->point_grad_sums(pdy, px, RUNS, stride, rows, n, stride, gamma, shift, sums[3]);
+    t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0], n);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, 0, sums[1], n);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, gates, 6, sums[2], 0);
+    t->point_grad_sums(pdy, px, RUNS, stride, rows, n, stride, gamma, shift, sums[3], n);
     for (int run = 0; run < RUNS; run++) {
         long double s[4][2] = {{0}};
         int close = 0;
@@ -151,15 +154,27 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
                 else
                     expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
             }
+        const rows_also also = {px, pdy, about, relu ? open : NULL, lanes[0], stride};
+        const rows_also *beside = n < ROWS_LANES ? NULL : &also;
+        memset(lanes, 0, sizeof lanes);
         if (pass < 4)
-            t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, k, 8, relu, stream, stride);
+            t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, k, 8, relu, stream, stride, beside);
         else if (pass < 6)
-            t->run_grad(py, pdy, px, ROWS, n, stride, k, 8, relu, stream, stride);
+            t->run_grad(py, pdy, px, ROWS, n, stride, k, 8, relu, stream, stride, beside);
         else if (pass == 6)
             t->point_affine(py, px, ROWS, n, stride, k, 8, gamma, beta, stream, stride);
         else
             t->point_grad(py, pdy, px, ROWS, n, stride, k, 8, gamma, stream, stride);
         wrong += compare();
+        if (pass < 6 && beside) { /* the very sums that are made alone */
+            double folded[2 * ROWS], alone[2 * ROWS];
+            t->run_fold(lanes[0], ROWS, folded);
+            if (pass < 4)
+                t->run_sums(px, ROWS, stride, 1, n, stride, about, alone, 0);
+            else
+                t->run_grad_sums(pdy, px, ROWS, stride, 1, n, stride, about, relu ? open : NULL, 8, alone, 0);
+            for (int i = 0; i < 2 * ROWS; i++) wrong += folded[i] != alone[i];
+        }
     }
     for (int pass = 0; pass < 3; pass++) { /* a mask: for each row, for all of them, and in place, over NaN */
         const int64_t mstride = pass == 1 ? 0 : n;
