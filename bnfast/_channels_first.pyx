@@ -293,7 +293,7 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
 cdef void write_lot(const job *j, const lot *g) noexcept nogil:
     """Normalizes a lot. Storing leaves the loads idle: fetches the next one meanwhile, as much as fits the cache."""
     cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, n
-    if job_two_sweeps(j):
+    if job_two_sweeps(j) and j.stream:
         fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
         apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs, JOB_COEFS,

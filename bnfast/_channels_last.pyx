@@ -37,7 +37,6 @@ cdef enum:
     MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up
     BLOCK = 16        # lanes that are shared out together
     PIECE = 1 << 15   # elements that the second sweep writes at a time
-    COLUMNS = 1024    # lanes that are written one row after the other: their coefficients stay in the first-level cache
     KEPT = 6          # of JOB_COEFS, at most
 
 
@@ -225,22 +224,6 @@ cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexce
                          first % p.spread, p.spread, p.coefs, j.relu, j.stream)
 
 
-cdef void apply_columns(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
-    """Elements first to last - 1 of the output: of wide rows, COLUMNS of each, then the next COLUMNS."""
-    cdef int64_t column = 0, row, start, stop
-    if p.spread <= COLUMNS or p.spread % ROWS_LINE:  # a border inside a cache line would cost more than it saves
-        apply_to(j, p, first, last - first)
-        return
-    while column < p.spread:
-        row = first - first % p.spread
-        while row < last:
-            start, stop = max(row + column, first), min(row + min(column + COLUMNS, p.spread), last)
-            if start < stop:
-                apply_to(j, p, start, stop - start)
-            row += p.spread
-        column += COLUMNS
-
-
 cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
     """Elements first to last - 1 of the output, piece by piece from the end; 0 in rows that do not count."""
     cdef int64_t at, end, stop, row
@@ -251,7 +234,7 @@ cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) n
             row = at // j.channels
             stop = min((row + job_stretch(j, row, (end - 1) // j.channels - row + 1)) * j.channels, end)
             if job_counts(j, row):
-                apply_columns(j, p, at, stop)
+                apply_to(j, p, at, stop - at)
             else:
                 memset(j.out + at * j.op.item, 0, (stop - at) * j.op.item)
             at = stop
