@@ -37,6 +37,7 @@ cdef enum:
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
+    SOON = 1 << 11   # elements that are fetched ahead of sums of short runs that follow one another
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
@@ -240,7 +241,7 @@ cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int
     b = chunk_of(j, k, g.first + n * k.span, i)
     if k.count == 1 and j.mask == NULL:  # they lie at equal distances
         sum_chunk(j, b, last - first, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * n,
-                  stride if b.rows > 1 else b.inner)
+                  stride if b.rows > 1 else max(b.inner, SOON))
         return
     for first in range(first, last):
         i += 1
@@ -291,7 +292,7 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
 
 
 cdef void write_lot(const job *j, const lot *g) noexcept nogil:
-    """Normalizes a lot. Storing leaves the loads idle: fetches the next one meanwhile, as much as fits the cache."""
+    """Normalizes a lot. Waiting for memory leaves the loads idle: fetches the next one, as much as fits the cache."""
     cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, n
     if job_two_sweeps(j) and j.stream:
         fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
@@ -312,7 +313,12 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
             at = n * stride + after.first * j.inner + i * k.width
             to = (j.outer - 1 - n) * stride + g.first * j.inner + i * k.width
             width = min(k.width, j.inner - i * k.width)
-            also.ahead = k.width if i + 1 < k.pieces else stride - i * k.width
+            if i + 1 < k.pieces:  # the next piece, the next row, or the first row of the next lot
+                also.ahead = k.width
+            else:
+                also.ahead = (n + 1) % j.outer * stride + after.first * j.inner - at
+                if n + 1 == j.outer:
+                    also.ahead += after.channels * j.inner
             also.x, also.dy = j.x + at * j.op.item, j.dy + at * j.op.item if job_has_dy(j) else NULL
             if after.channels:
                 apply(j, to, after.channels, width, j.inner, g.coefs, JOB_COEFS, 0, &also)
