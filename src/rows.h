@@ -28,7 +28,8 @@
 #include <stdint.h>
 
 enum { ROWS_LANES = 32, ROWS_TILE = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
-enum { ROWS_FAR = 1 << 14 }; /* bytes that a sweep through memory fetches ahead of what it reads */
+enum { ROWS_FAR = 1 << 14 };  /* bytes that a sweep through memory fetches ahead of what it reads */
+enum { ROWS_SOON = 1 << 13 }; /* and that sums do, into the first-level cache */
 
 typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
 
