@@ -202,6 +202,14 @@ instance_norm_backward = group_norm_backward
 
 
 def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads):
+    op, norm = kernels.FORWARD, kernels.GROUP
+    done = kernels.run_if_ready(
+        *(op, Moments, x, axis, None, out, gamma, beta, None, None, eps, num_threads, activation, residual),
+        norm=norm,
+        groups=groups,
+    )
+    if done is not None:
+        return done
     _, x, _, target, y, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, None, out, gamma, beta, None, None, eps, num_threads
     )
@@ -209,8 +217,8 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
     groups = x.shape[axis] if groups is None else groups
     view, count = _plan(x.shape, axis, groups)
     mean, m2 = kernels.run(
-        kernels.FORWARD,
-        kernels.GROUP,
+        op,
+        norm,
         x.shape[0],
         view,
         groups,
@@ -225,7 +233,6 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
         threads,
         relu,
         residual,
-        shape=(x.shape[0], groups),
     )
     if target is not y:
         y[...] = target

@@ -175,6 +175,30 @@ cdef bint is_fused(bnfast_call *c, activation, residual, x, out):
     return residual is None or (is_twin(residual, x) and in_step(residual, out))
 
 
+cdef inline int64_t values_of(const bnfast_call *c) noexcept:
+    """Values to a statistic."""
+    return c.outer * c.inner * (c.channels // c.groups if c.norm == BNFAST_GROUP else 1)
+
+
+cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
+    """The same of another norm: c, which has a batch norm's numbers, gets those of that one, if they are in order."""
+    cdef int64_t last = cnp.PyArray_NDIM(x) - 1, at = axis
+    if at < 0:
+        at += last + 1
+    c.norm = norm
+    if norm == BNFAST_GROUP:
+        if at == 0 or not (groups is None or type(groups) is int and 0 < groups <= c.channels):
+            return False
+        c.groups = c.channels if groups is None else groups
+        c.samples = cnp.PyArray_DIM(x, 0)
+        c.outer //= c.samples
+        return c.channels % c.groups == 0 and values_of(c) > 1
+    if norm != BNFAST_BATCH:  # of rows, whose elements are what the last axis has for channels
+        c.inner, c.channels, c.outer = c.channels, c.outer, 1
+        return at == last
+    return True
+
+
 def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
     """(outer, channels, inner) if every argument can be used just as it is, else None."""
     cdef bnfast_call c
@@ -205,6 +229,10 @@ cdef inline cnp.ndarray as_wide(cnp.ndarray vector, bint wide):
 
 cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
     return cnp.PyArray_SimpleNew(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+
+
+cdef inline cnp.ndarray new_wide(int ndim, cnp.npy_intp *shape):
+    return cnp.PyArray_SimpleNew(ndim, shape, cnp.NPY_FLOAT64)
 
 
 cdef class Fields:
@@ -268,19 +296,22 @@ cdef inline bint narrows(int op, const bnfast_call *c, x):
     return is_back(op) and c.param_dtype == BNFAST_FLOAT64 and not is_wide(x)
 
 
-cdef tuple results(int op, bnfast_call *c, x, gamma, beta):
-    """The vectors that a pass fills: (mean, m2) in float64; (dgamma, dbeta) of the parameters' type; or nothing."""
+cdef tuple results(int op, bnfast_call *c, cnp.ndarray x, gamma, beta, int axes=0):
+    """What a pass fills: (mean, m2) in float64; (dgamma, dbeta) of the parameters' type; or nothing. One-dimensional,
+    but the statistics of groups, (samples, groups), and those of x's first `axes`, if there are any such."""
     cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
-    cdef cnp.npy_intp size
+    cdef cnp.npy_intp[2] sizes
     c.dtype, c.param_dtype = dtype_of(x), BNFAST_FLOAT64 if wide else BNFAST_FLOAT32
     if op == BNFAST_NORMALIZE:
         return ()
     if is_back(op):
-        size = c.inner if c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS else c.channels
-    else:
-        size = c.samples * c.groups if c.norm == BNFAST_GROUP else c.channels
-        wide = True
-    return pair(size, wide)
+        return pair(c.inner if c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS else c.channels, wide)
+    if axes:
+        return new_wide(axes, cnp.PyArray_DIMS(x)), new_wide(axes, cnp.PyArray_DIMS(x))
+    if c.norm == BNFAST_GROUP:
+        sizes[0], sizes[1] = c.samples, c.groups
+        return new_wide(2, sizes), new_wide(2, sizes)
+    return pair(c.channels, True)
 
 
 cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,
@@ -349,26 +380,29 @@ def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups,
     return made
 
 
-def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation, residual,
-                 y=None, mask=None):
-    """A batch norm's whole pass, if every argument can be used just as it is, else None: the way of the common call,
-    which has no y and no mask. By ready() and run(), with the Python between them, a small one took 0.8 us more.
+def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, activation=None,
+                 residual=None, y=None, mask=None, int norm=BNFAST_BATCH, groups=None):
+    """A whole pass, if every argument can be used just as it is, else None: the way of the common call, which has no y
+    and no mask. By ready() and run(), with the Python between them, a small one took 0.8 us more.
 
-    moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of.
+    moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of. Other
+    norms have their FORWARD alone here, layer and RMS norm only over the last axis; groups: None for each channel.
     Returns (y, moments), y alone, or (dx, dgamma, dbeta), all of which is there before anything is written.
     """
     cdef bnfast_call c
     cdef Fields fields
     cdef type made_as
+    cdef bint points = norm == BNFAST_LAYER or norm == BNFAST_RMS
     if y is not None or mask is not None or op != BNFAST_FORWARD and (mean is None or var is None):
         return None
     if not (
         is_ready(&c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads)
+        and is_norm(&c, norm, x, axis, groups)
         and is_fused(&c, activation, residual, x, out)
-        and (op != BNFAST_BACKWARD or moments.count == c.outer * c.inner)
+        and (op != BNFAST_BACKWARD or moments.count == values_of(&c))
     ):
         return None
-    made = results(op, &c, x, gamma, beta)
+    made = results(op, &c, x, gamma, beta, cnp.PyArray_NDIM(x) - 1 if points else 0)
     if narrows(op, &c, x):
         return None
     if out is None:
@@ -377,7 +411,7 @@ def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps,
     if op == BNFAST_FORWARD:
         made_as = moments  # typed, it is called in C
         fields = made_as.__new__(made_as)
-        fields.count = c.outer * c.inner
+        fields.count = values_of(&c)
         fields.mean, fields.m2 = made
         result = out, fields
     elif is_back(op):
