@@ -12,6 +12,8 @@ from setuptools import Extension, setup
 
 # Products are not fused with sums: every ISA shall give the same bits (src/rows.h).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
+if "-g" not in os.environ.get("CFLAGS", "").split():
+    FLAGS.append("-g0")  # Python's own flags ask for symbols: four times the size
 ARITHMETIC = [f"src/{name}.c" for name in ("dispatch", "rows_generic", "rows_avx2", "rows_avx512", "rows_neon")]
 
 

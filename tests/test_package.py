@@ -62,7 +62,7 @@ def test_wheel(wheel):
         f"bnfast/{name}.so"
         for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_points", "_call", "_kernels")
     }
-    assert wheel.stat().st_size < 3 << 20
+    assert wheel.stat().st_size < 1 << 20
 
 
 def run(*arguments, **env):
