@@ -3,8 +3,9 @@
 A channel is summed in chunks that its shape alone decides, and the chunks' sums are added in order, so the result has
 the same bits whoever sums them. That leaves two ways to share the work, and both are used:
 
-- whole channels, an equal number for each thread: a channel's slab is normalized while it is still in the cache from
-  being summed, so that x comes from memory once;
+- whole channels, an equal number for each thread, some of them (a lot) at a time: a lot is normalized while it is still
+  in the cache from being summed, so that x comes from memory once. Where its output goes past the cache, the next lot is
+  summed in the same loop, so that adding and waiting for memory overlap;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
 
 Inference needs no sums, so it takes the memory as it lies, in equal parts.

@@ -333,3 +333,39 @@ def test_non_temporal_stores_are_complete():
             assert same_bits(out, whole)
             assert (memory[:offset] == 7).all()
             assert (memory[offset + x.size :] == 7).all()
+
+
+@pytest.mark.parametrize("inner", [784, 3136, 5000])
+def test_sums_beside_an_output_past_the_cache(inner):
+    """Lots of several channels and of one, a last lot that is smaller, rows of several chunks; fused, and in place."""
+    channels = 37
+    outer = (bnfast.show_config("dicts")["llc_bytes"] // 16 + (1 << 16)) // (channels * inner) + 1
+    rng = np.random.default_rng(inner)
+    x, dy = (rng.standard_normal((outer, channels, inner), np.float32) for _ in range(2))
+    gamma, beta = rng.uniform(0.5, 2, channels), rng.uniform(-1, 1, channels)
+    shape, shut = (1, outer * channels, inner), {"activation": "relu", "beta": beta}
+    exact = reference.batch_norm(x, gamma, beta)[0]
+    y, moments = bnfast.batch_norm(x, gamma, beta, num_threads=1)
+    relu = bnfast.batch_norm(x, gamma, beta, activation="relu", num_threads=1)[0]
+    join = bnfast.batch_norm(x, gamma, beta, residual=dy, activation="relu", num_threads=1)[0]
+    instance, _ = bnfast.instance_norm(x)
+    np.testing.assert_allclose(y, exact, atol=6e-6)
+    np.testing.assert_allclose(join, np.maximum(exact + dy, 0), atol=6e-6)
+    assert same_bits(relu, np.maximum(y, 0))
+    assert same_bits(instance.reshape(shape), bnfast.batch_norm(x.reshape(shape))[0])
+
+    plain = bnfast.batch_norm_backward(dy, x, moments, gamma, num_threads=1)
+    gated = bnfast.batch_norm_backward(dy, x, moments, gamma, **shut, num_threads=1)
+    for got, through in ((plain, dy), (gated, np.where(relu > 0, dy, 0))):
+        for a, b, size in zip(got, reference.batch_norm_backward(through, x, gamma), (1, 1e3, 1e3), strict=True):
+            np.testing.assert_allclose(a, b, atol=8e-6 * size)
+
+    for threads in (2, 3):
+        out = x.copy()
+        assert same_bits(bnfast.batch_norm(out, gamma, beta, out=out, num_threads=threads)[0], y)
+        out = dy.copy()
+        again = bnfast.batch_norm_backward(out, x, moments, gamma, out=out, num_threads=threads)
+        assert all(map(same_bits, again, plain))
+        out = x.copy()
+        again = bnfast.batch_norm_backward(dy, out, moments, gamma, **shut, out=out, num_threads=threads)
+        assert all(map(same_bits, again, gated))
