@@ -3,9 +3,9 @@
 A channel is summed in chunks that its shape alone decides, and the chunks' sums are added in order, so the result has
 the same bits whoever sums them. That leaves two ways to share the work, and both are used:
 
-- whole channels, an equal number for each thread, some of them (a lot) at a time: a lot is normalized while it is still
-  in the cache from being summed, so that x comes from memory once. Where its output goes past the cache, the next lot is
-  summed in the same loop, so that adding and waiting for memory overlap;
+- whole channels, an equal number for each thread, some of them (a lot) at a time: a lot is normalized while it is
+  still in the cache from being summed, so that x comes from memory once. Where its output goes past the cache, the next
+  lot is summed in the same loop, so that adding and waiting for memory overlap;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
 
 Inference needs no sums, so it takes the memory as it lies, in equal parts.
@@ -303,9 +303,9 @@ cdef void write_lot(const job *j, const lot *g) noexcept nogil:
 
 
 cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *after, double *lanes) noexcept nogil:
-    """Normalizes a lot, backwards, and sums the next one, which has no more channels, forwards. So the arithmetic of the
-    sums is done while what is normalized waits for memory."""
-    cdef int64_t stride = j.channels * j.inner, size = 2 * ROWS_LANES * after.channels, n, i, c, at, to, width
+    """Normalizes a lot, backwards, and sums the next one, which has no more channels, forwards: adds up while what is
+    written waits for memory."""
+    cdef int64_t stride = j.channels * j.inner, size = 2 * ROWS_LANES * after.channels, n, i, c, at, to, width, task
     cdef rows_also also
     also.shift, also.gate, also.lanes = after.shift, after.coefs, lanes
     memset(lanes, 0, size * sizeof(double))
@@ -327,8 +327,9 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
                 apply(j, to + after.channels * j.inner, g.channels - after.channels, width, j.inner,
                       g.coefs + JOB_COEFS * after.channels, JOB_COEFS, 0, NULL)
             if (n + 1) % k.rows == 0 or n + 1 == j.outer:  # the end of a chunk
+                task = n // k.rows * k.pieces + i
                 for c in range(after.channels):
-                    j.op.run_fold(lanes + 2 * ROWS_LANES * c, 1, after.sums + 2 * (c * k.count + n // k.rows * k.pieces + i))
+                    j.op.run_fold(lanes + 2 * ROWS_LANES * c, 1, after.sums + 2 * (c * k.count + task))
                 memset(lanes, 0, size * sizeof(double))
 
 

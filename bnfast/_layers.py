@@ -202,9 +202,7 @@ def rms_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None
 
 def _forward(norm, x, gamma, beta, axes, eps, out, num_threads):
     op = kernels.FORWARD
-    done = kernels.run_if_ready(
-        op, Moments, x, axes, None, out, gamma, beta, None, None, eps, num_threads, norm=norm
-    )
+    done = kernels.run_if_ready(op, Moments, x, axes, None, out, gamma, beta, None, None, eps, num_threads, norm=norm)
     if done is not None:
         return done
     x, rows, row = _rows(x, axes)
@@ -213,9 +211,7 @@ def _forward(norm, x, gamma, beta, axes, eps, out, num_threads):
     target, y = geometry.output(out, x, (x,), apart=(gamma, beta))
     count = math.prod(row)
     view = (1, math.prod(rows), count)
-    mean, m2 = kernels.run(
-        op, norm, 1, view, 1, x, None, target, gamma, beta, None, None, eps, threads, shape=rows
-    )
+    mean, m2 = kernels.run(op, norm, 1, view, 1, x, None, target, gamma, beta, None, None, eps, threads, shape=rows)
     if target is not y:
         y[...] = target
     return y, Moments._of(count, mean, m2)
