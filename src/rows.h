@@ -27,7 +27,8 @@
 
 #include <stdint.h>
 
-enum { ROWS_LANES = 32, ROWS_TILE = 16, ROWS_LINE = 64, ROWS_WRAP = 128 };
+enum { ROWS_LANES = 32, ROWS_LINE = 64, ROWS_WRAP = 128 };
+enum { ROWS_TILE = 16 };      /* lanes that fill vectors in every ISA: rows of a multiple of them are best */
 enum { ROWS_FAR = 1 << 14 };  /* bytes that a sweep through memory fetches ahead of what it reads */
 enum { ROWS_SOON = 1 << 13 }; /* and that sums do, into the first-level cache */
 
