@@ -73,7 +73,6 @@ cdef extern from *:
 cdef enum:
     SMALL = 1 << 11   # doubles of scratch that fit the stack
     LINE = 64
-    SHORT = 127       # elements of a row that is not written past the cache for a second sweep alone
     ARRAYS = 16       # that a call has
 
 cdef job_pass[5] passes
@@ -116,7 +115,6 @@ cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
     """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
     cdef int64_t size
-    cdef int arrays
     cdef bint points
     if given == NULL or not FIRST_CALL <= given.struct_size <= <int64_t> sizeof(bnfast_call):
         return BNFAST_BAD_CALL
@@ -167,9 +165,8 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     size = c.samples * c.outer * c.channels * c.inner
     j.threads = threads_for(size, c.threads)
     # The output is written past the cache if it would not stay there anyway: no line is read only to be overwritten. A
-    # second sweep also wants the room for its inputs; but short rows would share many of the lines.
-    arrays = 3 if job_has_dy(j) else 2
-    j.stream = size * j.op.item * (4 if job_two_sweeps(j) and not 1 < j.inner <= SHORT else arrays) > llc_bytes()
+    # second sweep also wants the room for its inputs.
+    j.stream = size * j.op.item * (4 if job_two_sweeps(j) else 2) > llc_bytes()
     return BNFAST_OK
 
 
