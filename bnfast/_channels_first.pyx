@@ -30,7 +30,7 @@ from ._job cimport (
     job_shifts,
     job_two_sweeps,
 )
-from ._machine cimport ROWS_LANES, ROWS_LINE, fence, l2_bytes, rows_also
+from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_SOON, fence, l2_bytes, rows_also
 
 cdef enum:
     CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
@@ -38,7 +38,6 @@ cdef enum:
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
     WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
-    SOON = 1 << 11   # elements that are fetched ahead of sums of short runs that follow one another
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
@@ -242,7 +241,7 @@ cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int
     b = chunk_of(j, k, g.first + n * k.span, i)
     if k.count == 1 and j.mask == NULL:  # they lie at equal distances
         sum_chunk(j, b, last - first, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * n,
-                  stride if b.rows > 1 else max(b.inner, SOON))
+                  stride if b.rows > 1 else max(b.inner, ROWS_SOON // j.op.item))
         return
     for first in range(first, last):
         i += 1
@@ -292,10 +291,11 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     )
 
 
-cdef void write_lot(const job *j, const lot *g) noexcept nogil:
-    """Normalizes a lot. Waiting for memory leaves the loads idle: fetches the next one, as much as fits the cache."""
+cdef void write_lot(const job *j, const lot *g, bint last) noexcept nogil:
+    """Normalizes a lot. Waiting for memory leaves the loads idle: fetches the next one, unless this is the last, as
+    much as fits the cache."""
     cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, n
-    if job_two_sweeps(j) and j.stream:
+    if job_two_sweeps(j) and j.stream and not last:
         fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
         apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs, JOB_COEFS,
@@ -321,15 +321,14 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
                 if n + 1 == j.outer:
                     also.ahead += after.channels * j.inner
             also.x, also.dy = j.x + at * j.op.item, j.dy + at * j.op.item if job_has_dy(j) else NULL
-            if after.channels:
-                apply(j, to, after.channels, width, j.inner, g.coefs, JOB_COEFS, 0, &also)
+            apply(j, to, after.channels, width, j.inner, g.coefs, JOB_COEFS, 0, &also)
             if after.channels < g.channels:
                 apply(j, to + after.channels * j.inner, g.channels - after.channels, width, j.inner,
                       g.coefs + JOB_COEFS * after.channels, JOB_COEFS, 0, NULL)
             if (n + 1) % k.rows == 0 or n + 1 == j.outer:  # the end of a chunk
                 task = n // k.rows * k.pieces + i
                 for c in range(after.channels):
-                    j.op.run_fold(lanes + 2 * ROWS_LANES * c, 1, after.sums + 2 * (c * k.count + task))
+                    j.op.run_fold(lanes + 2 * ROWS_LANES * c, after.sums + 2 * (c * k.count + task))
                 memset(lanes, 0, size * sizeof(double))
 
 
@@ -338,7 +337,7 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
     cdef int64_t group = group_size(j)
     cdef double *other = room + lot_room(k, group)
     cdef double *lanes = other + lot_room(k, group)
-    cdef bint along = goes_along(j, k)
+    cdef bint along = goes_along(j, k), together
     cdef int64_t channels = min(group, last - first)
     cdef lot g = new_lot(j, k, first, channels, room), after
     sum_tasks(j, k, &g, 0, g.tasks)
@@ -346,10 +345,11 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
         finish_lot(j, k, &g)
         first += channels
         channels = min(group, last - first)
-        if not along and job_has_output(j):
-            write_lot(j, &g)
+        together = along and channels > 0
+        if not together and job_has_output(j):
+            write_lot(j, &g, channels == 0)
         after = new_lot(j, k, first, channels, other if g.coefs == room else room)
-        if along:
+        if together:
             write_and_sum(j, k, &g, &after, lanes)
         else:
             sum_tasks(j, k, &after, 0, after.tasks)
@@ -412,7 +412,7 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
 
 
 cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
-    """Doubles that whole_channels() takes: for two lots, and what is summed of one, and a line between two threads."""
+    """Doubles that whole_channels() takes: for two lots, what is summed of one, and some lines between two threads."""
     cdef int64_t group = group_size(j)
     return 2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0)
 

@@ -204,9 +204,24 @@ instance_norm_backward = group_norm_backward
 def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads):
     op, norm = kernels.FORWARD, kernels.GROUP
     done = kernels.run_if_ready(
-        *(op, Moments, x, axis, None, out, gamma, beta, None, None, eps, num_threads, activation, residual),
-        norm=norm,
-        groups=groups,
+        op,
+        Moments,
+        x,
+        axis,
+        None,
+        out,
+        gamma,
+        beta,
+        None,
+        None,
+        eps,
+        num_threads,
+        activation,
+        residual,
+        None,
+        None,
+        norm,
+        groups,
     )
     if done is not None:
         return done

@@ -221,18 +221,14 @@ cdef inline cnp.ndarray as_wide(cnp.ndarray vector, bint wide):
     if vector is None or not wide or cnp.PyArray_TYPE(vector) == cnp.NPY_FLOAT64:
         return vector
     cdef cnp.npy_intp i, size = cnp.PyArray_SIZE(vector)
-    cdef cnp.ndarray made = new_vector(size, True)  # by hand, as PyArray_Cast takes four times as long
+    cdef cnp.ndarray made = new_array(1, &size, True)  # by hand, as PyArray_Cast takes four times as long
     for i in range(size):
         (<double *> cnp.PyArray_DATA(made))[i] = (<float *> cnp.PyArray_DATA(vector))[i]
     return made
 
 
-cdef inline cnp.ndarray new_vector(cnp.npy_intp size, bint wide):
-    return cnp.PyArray_SimpleNew(1, &size, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
-
-
-cdef inline cnp.ndarray new_wide(int ndim, cnp.npy_intp *shape):
-    return cnp.PyArray_SimpleNew(ndim, shape, cnp.NPY_FLOAT64)
+cdef inline cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, bint wide):
+    return cnp.PyArray_SimpleNew(ndim, shape, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
 
 
 cdef class Fields:
@@ -251,7 +247,7 @@ cdef void put_narrow(cnp.ndarray wide, cnp.ndarray narrow) noexcept:
 
 cpdef tuple pair(cnp.npy_intp size, bint wide):
     """Two new vectors of float64, or of float32."""
-    return new_vector(size, wide), new_vector(size, wide)
+    return new_array(1, &size, wide), new_array(1, &size, wide)
 
 
 def blend(tuple into, tuple running, Fields moments, momentum, bint unbiased):
@@ -301,17 +297,19 @@ cdef tuple results(int op, bnfast_call *c, cnp.ndarray x, gamma, beta, int axes=
     but the statistics of groups, (samples, groups), and those of x's first `axes`, if there are any such."""
     cdef bint wide = is_wide(x) or is_wide(gamma) or is_wide(beta)
     cdef cnp.npy_intp[2] sizes
+    cdef cnp.npy_intp *shape = sizes
+    cdef int ndim = 1
     c.dtype, c.param_dtype = dtype_of(x), BNFAST_FLOAT64 if wide else BNFAST_FLOAT32
     if op == BNFAST_NORMALIZE:
         return ()
     if is_back(op):
         return pair(c.inner if c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS else c.channels, wide)
+    sizes[0] = c.channels
     if axes:
-        return new_wide(axes, cnp.PyArray_DIMS(x)), new_wide(axes, cnp.PyArray_DIMS(x))
-    if c.norm == BNFAST_GROUP:
-        sizes[0], sizes[1] = c.samples, c.groups
-        return new_wide(2, sizes), new_wide(2, sizes)
-    return pair(c.channels, True)
+        ndim, shape = axes, cnp.PyArray_DIMS(x)
+    elif c.norm == BNFAST_GROUP:
+        ndim, sizes[0], sizes[1] = 2, c.samples, c.groups
+    return new_array(ndim, shape, True), new_array(ndim, shape, True)
 
 
 cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma,

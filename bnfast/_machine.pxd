@@ -7,6 +7,7 @@ cdef extern from "rows.h" nogil:
         ROWS_LANES
         ROWS_TILE
         ROWS_LINE
+        ROWS_SOON
         ROWS_WRAP
 
     ctypedef enum rows_type:
@@ -41,7 +42,7 @@ cdef extern from "rows.h" nogil:
         void (*run_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
             int64_t, const rows_also *) noexcept nogil
-        void (*run_fold)(const double *, int64_t, double *) noexcept nogil
+        void (*run_fold)(const double *, double *) noexcept nogil
         void (*lane_sums)(
             const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_grad_sums)(

@@ -69,8 +69,8 @@ typedef struct {
     /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise; relu: dy gated likewise */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                      const double *k, int64_t kstep, int relu, int stream, int64_t ahead, const rows_also *also);
-    /* sums[t] of lanes[t][2][ROWS_LANES] */
-    void (*run_fold)(const double *lanes, int64_t runs, double *sums);
+    /* sums[2] of lanes[2][ROWS_LANES], as those that are summed alone are folded */
+    void (*run_fold)(const double *lanes, double *sums);
 
     /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or the k that lane_grad
        takes, gstep elements apart. */

@@ -168,7 +168,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         wrong += compare();
         if (pass < 6 && beside) { /* the very sums that are made alone */
             double folded[2 * ROWS], alone[2 * ROWS];
-            t->run_fold(lanes[0], ROWS, folded);
+            for (int r = 0; r < ROWS; r++) t->run_fold(lanes[r], folded + 2 * r);
             if (pass < 4)
                 t->run_sums(px, ROWS, stride, 1, n, stride, about, alone, 0);
             else
