@@ -23,6 +23,8 @@ typedef int four_bytes __attribute__((may_alias, aligned(1)));
 #define F16_FEW(p) _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(p)))
 #define F16_GET(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_NARROW(v) _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT)
+#define F16_ONE(p) _cvtsh_ss(*(p))
+#define F16_SET(p, v) (*(p) = _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT))
 #define WORDS_FEW(p) _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define WORDS(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define BF16_NARROW(v) narrow((__m256)(v))

@@ -20,6 +20,8 @@
 #define F16_FEW(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define F16_GET(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define F16_NARROW(v) _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT)
+#define F16_ONE(p) _cvtsh_ss(*(p))
+#define F16_SET(p, v) (*(p) = _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT))
 #define WORDS_FEW(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define WORDS(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p)))
 #define BF16_NARROW(v) narrow((__m512)(v))

@@ -4,6 +4,8 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+typedef __fp16 one_half __attribute__((may_alias));
+
 #define WIDTH 16
 #define STREAM(p, v) (*(U *)(p) = (U)(v))
 #define MINUS(a, b) ((D)(a) - (D)(b))
@@ -12,6 +14,8 @@
 #define F16_FEW(p) ((floats_few){f16_one(p), f16_one((p) + 1)})
 #define F16_GET(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
 #define F16_NARROW(v) vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)(v)))
+#define F16_ONE(p) ((float)*(const one_half *)(p))
+#define F16_SET(p, v) (*(one_half *)(p) = (one_half)(v))
 #define STREAM_HALF(p, h) (*(halves *)(p) = (halves)(h))
 #include "types.inc"
 
