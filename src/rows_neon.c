@@ -11,7 +11,7 @@ typedef __fp16 one_half __attribute__((may_alias));
 #define MINUS(a, b) ((D)(a) - (D)(b))
 #define MULADD(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define MULADD1(a, b, c) __builtin_fma(a, b, c)
-#define F16_FEW(p) ((floats_few){f16_one(p), f16_one((p) + 1)})
+#define F16_FEW(p) ((floats_few){F16_ONE(p), F16_ONE((p) + 1)})
 #define F16_GET(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
 #define F16_NARROW(v) vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)(v)))
 #define F16_ONE(p) ((float)*(const one_half *)(p))
