@@ -48,6 +48,7 @@ def extensions():
                 "src/rows.h",
                 "src/rows.inc",
                 "src/types.inc",
+                "src/finish.inc",
                 "src/job.h",
                 "src/recycle.h",
                 "bnfast/include/bnfast.h",

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from ._job cimport job
-from ._machine cimport rows_also
+from ._machine cimport rows_also, rows_coefs
 
 
 cdef struct cut:
@@ -25,18 +25,20 @@ cdef struct lot:         # channels whose statistics are worked out together
     int64_t runs         # of `span` channels, which are summed as one
     int64_t parts        # runs to a statistic
     int64_t tasks        # chunks in all
-    double *coefs        # [channels][JOB_COEFS]
+    double *room         # of all of these: first coefs, [JOB_COEFS][channels]
+    rows_coefs coefs
     double *shift        # [runs]
     double *sums         # [tasks][2]
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil
+cdef rows_coefs coefs_from(rows_coefs k, int64_t row) noexcept nogil
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil
 cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil
 cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, double *room) noexcept nogil
 cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil
 cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil
-cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
-                int64_t step, int64_t ahead, const rows_also *also) noexcept nogil
+cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, rows_coefs coefs,
+                int64_t ahead, const rows_also *also) noexcept nogil
 cdef int64_t room(const job *j) noexcept nogil  # bytes of scratch that run() takes
 cdef void run(const job *j) noexcept nogil

@@ -27,10 +27,11 @@ from ._job cimport (
     job_given,
     job_has_dy,
     job_has_output,
+    job_is_given,
     job_shifts,
     job_two_sweeps,
 )
-from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_SOON, fence, l2_bytes, rows_also
+from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_SOON, fence, l2_bytes, rows_also, rows_coefs
 
 cdef enum:
     CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
@@ -114,7 +115,13 @@ cdef inline counts which_count(const job *j, block b, int64_t stride) noexcept n
     return NONE if memcmp(mask, mask + 1, n - 1) == 0 else SOME
 
 
-cdef void sum_some(const job *j, block b, const double *shift, const double *gate, double *sums) noexcept nogil:
+cdef rows_coefs coefs_from(rows_coefs k, int64_t row) noexcept nogil:
+    """Those of the rows from `row` on."""
+    k.at += row * k.step
+    return k
+
+
+cdef void sum_some(const job *j, block b, const double *shift, rows_coefs gate, double *sums) noexcept nogil:
     """sum_chunk() of a block in which some elements count."""
     cdef double[PIECE] x
     cdef double[PIECE] dy
@@ -140,7 +147,7 @@ cdef void sum_some(const job *j, block b, const double *shift, const double *gat
         p = nth_piece(b, stride, i)
 
 
-cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, const double *gate, double *sums,
+cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, rows_coefs gate, double *sums,
                     int64_t ahead) noexcept nogil:
     """sums[runs][2] of a block and of those that follow it at once, each about its own shift, and with its own gate.
     Under a mask, of one. ahead: as in rows.h."""
@@ -159,11 +166,10 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, co
                              point(j, j.gamma.data, b.start), shift, sums, ahead)
     else:
         j.op.run_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride, shift,
-                           gate if j.relu else NULL, JOB_COEFS, sums, ahead)
+                           &gate if j.relu else NULL, sums, ahead)
 
 
-cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs, int64_t step,
-                     int64_t ahead) noexcept nogil:
+cdef void apply_some(const job *j, block b, int64_t stride, rows_coefs coefs, int64_t ahead) noexcept nogil:
     """apply() to a block in which some elements count: 0 for the others."""
     cdef char *out = j.out + b.start * j.op.item
     cdef int64_t i = 0
@@ -172,19 +178,18 @@ cdef void apply_some(const job *j, block b, int64_t stride, const double *coefs,
     if p.rows == b.rows and p.inner == b.inner:
         own = j[0]
         own.mask, own.stream = NULL, 0  # it is written twice
-        apply(&own, b.start, b.rows, b.inner, stride, coefs, step, ahead, NULL)
+        apply(&own, b.start, b.rows, b.inner, stride, coefs, ahead, NULL)
         j.op.run_keep(out, stride, out, stride, mask_at(j, b.start), mask_stride(j, stride), b.rows, b.inner, 0)
         return
     while p.rows:
-        apply(j, p.start, p.rows, p.inner, stride, coefs + (p.start - b.start) // stride * step, step, ahead, NULL)
+        apply(j, p.start, p.rows, p.inner, stride, coefs_from(coefs, (p.start - b.start) // stride), ahead, NULL)
         i += 1
         p = nth_piece(b, stride, i)
 
 
-cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, const double *coefs,
-                int64_t step, int64_t ahead, const rows_also *also) noexcept nogil:
-    """out, from element `start` on: rows of `inner` elements, the coefficients of each `step` after those before. also:
-    for batch norms without a mask, if they read twice."""
+cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, rows_coefs coefs,
+                int64_t ahead, const rows_also *also) noexcept nogil:
+    """out, from element `start` on: rows of `inner` elements. also: for batch norms without a mask that read twice."""
     cdef block b = block(start, rows, inner)
     cdef counts which = which_count(j, b, stride)
     cdef int64_t at = start * j.op.item, r
@@ -193,20 +198,19 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
             memset(j.out + at + r * stride * j.op.item, 0, inner * j.op.item)
         return
     if which == SOME:
-        apply_some(j, b, stride, coefs, step, ahead)
+        apply_some(j, b, stride, coefs, ahead)
         return
     cdef const char *x = j.dy if job_has_dy(j) else j.x
     if j.points and job_has_dy(j):
-        j.op.point_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step,
+        j.op.point_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, &coefs,
                         point(j, j.gamma.data, start), j.stream, ahead)
     elif j.points:
-        j.op.point_affine(j.out + at, x + at, rows, inner, stride, coefs, step, point(j, j.gamma.data, start),
+        j.op.point_affine(j.out + at, x + at, rows, inner, stride, &coefs, point(j, j.gamma.data, start),
                           point(j, j.beta.data, start), j.stream, ahead)
     elif job_from_both(j):
-        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, coefs, step, j.relu, j.stream, ahead,
-                      also)
+        j.op.run_grad(j.out + at, j.dy + at, j.x + at, rows, inner, stride, &coefs, j.relu, j.stream, ahead, also)
     else:
-        j.op.run_affine(j.out + at, x + at, j.res + at if j.res != NULL else NULL, rows, inner, stride, coefs, step,
+        j.op.run_affine(j.out + at, x + at, j.res + at if j.res != NULL else NULL, rows, inner, stride, &coefs,
                         j.relu, j.stream, ahead, also)
 
 
@@ -222,12 +226,13 @@ cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, do
     g.first, g.channels = first, channels
     g.parts, g.runs = j.share // k.span, channels // k.span
     g.tasks = g.runs * k.count
-    g.coefs = room
-    g.shift = g.coefs + JOB_COEFS * channels
+    g.room = room
+    g.coefs = rows_coefs(room, 1, channels)
+    g.shift = room + JOB_COEFS * channels
     g.sums = g.shift + g.runs
     job_shifts(j, first, statistics, g.parts, g.shift)
-    if j.relu and job_has_dy(j):
-        job_given(j, first, statistics, g.coefs)
+    if job_is_given(j):
+        job_given(j, first, statistics, room, channels)
     return g
 
 
@@ -240,13 +245,13 @@ cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int
     n, i = first // k.count, first % k.count
     b = chunk_of(j, k, g.first + n * k.span, i)
     if k.count == 1 and j.mask == NULL:  # they lie at equal distances
-        sum_chunk(j, b, last - first, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * n,
+        sum_chunk(j, b, last - first, g.shift + n, coefs_from(g.coefs, n), g.sums + 2 * n,
                   stride if b.rows > 1 else max(b.inner, ROWS_SOON // j.op.item))
         return
     for first in range(first, last):
         i += 1
         after = chunk_of(j, k, g.first + (n + i // k.count) * k.span, i % k.count)
-        sum_chunk(j, b, 1, g.shift + n, g.coefs + n * JOB_COEFS, g.sums + 2 * first,
+        sum_chunk(j, b, 1, g.shift + n, coefs_from(g.coefs, n), g.sums + 2 * first,
                   stride if b.rows > 1 else after.start - b.start)
         if i == k.count:
             n += 1
@@ -265,7 +270,7 @@ cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
                 first += g.sums[2 * i]
                 second += g.sums[2 * i + 1]
             g.sums[2 * n], g.sums[2 * n + 1] = first, second
-    job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, g.coefs)
+    job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, g.room, g.channels)
 
 
 cdef int64_t group_size(const job *j) noexcept nogil:
@@ -298,7 +303,7 @@ cdef void write_lot(const job *j, const lot *g, bint last) noexcept nogil:
     if job_two_sweeps(j) and j.stream and not last:
         fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-        apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs, JOB_COEFS,
+        apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs,
               walk if n < fetch else 0, NULL)
 
 
@@ -307,7 +312,7 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
     written waits for memory."""
     cdef int64_t stride = j.channels * j.inner, size = 2 * ROWS_LANES * after.channels, n, i, c, at, to, width, task
     cdef rows_also also
-    also.shift, also.gate, also.lanes = after.shift, after.coefs, lanes
+    also.shift, also.gate, also.lanes = after.shift, &after.coefs, lanes
     memset(lanes, 0, size * sizeof(double))
     for n in range(j.outer):
         for i in range(k.pieces):
@@ -321,10 +326,10 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
                 if n + 1 == j.outer:
                     also.ahead += after.channels * j.inner
             also.x, also.dy = j.x + at * j.op.item, j.dy + at * j.op.item if job_has_dy(j) else NULL
-            apply(j, to, after.channels, width, j.inner, g.coefs, JOB_COEFS, 0, &also)
+            apply(j, to, after.channels, width, j.inner, g.coefs, 0, &also)
             if after.channels < g.channels:
                 apply(j, to + after.channels * j.inner, g.channels - after.channels, width, j.inner,
-                      g.coefs + JOB_COEFS * after.channels, JOB_COEFS, 0, NULL)
+                      coefs_from(g.coefs, after.channels), 0, NULL)
             if (n + 1) % k.rows == 0 or n + 1 == j.outer:  # the end of a chunk
                 task = n // k.rows * k.pieces + i
                 for c in range(after.channels):
@@ -348,7 +353,7 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
         together = along and channels > 0
         if not together and job_has_output(j):
             write_lot(j, &g, channels == 0)
-        after = new_lot(j, k, first, channels, other if g.coefs == room else room)
+        after = new_lot(j, k, first, channels, other if g.room == room else room)
         if together:
             write_and_sum(j, k, &g, &after, lanes)
         else:
@@ -365,6 +370,7 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
     cdef int64_t stride = j.channels * j.inner, tasks = g.channels * each.count, i
     cdef int t
     cdef block b
+    cdef rows_coefs coefs
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         sum_tasks(j, k, &g, g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads)
     finish_lot(j, k, &g)
@@ -373,12 +379,14 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
             b = chunk_of(j, &each, first + i // each.count, i % each.count)
-            apply(j, b.start, b.rows, b.inner, stride, g.coefs + JOB_COEFS * (i // each.count), 0, 0, NULL)
+            coefs = coefs_from(g.coefs, i // each.count)
+            coefs.step = 0  # the rows are of one channel
+            apply(j, b.start, b.rows, b.inner, stride, coefs, 0, NULL)
         if j.stream:
             fence()
 
 
-cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t last) noexcept nogil:
+cdef void apply_span(const job *j, rows_coefs coefs, int64_t first, int64_t last) noexcept nogil:
     """out = x normalized, elements first to last - 1 of the whole array, in the order of memory."""
     cdef int64_t row, column, rows, width
     while first < last:
@@ -386,7 +394,7 @@ cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t l
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
             rows = min(j.channels - row % j.channels, (last - first) // j.inner)
-        apply(j, first, rows, width, j.inner, coefs + row % j.channels * JOB_COEFS, JOB_COEFS, 0, NULL)
+        apply(j, first, rows, width, j.inner, coefs_from(coefs, row % j.channels), 0, NULL)
         first += rows * width
     if j.stream:
         fence()
@@ -394,9 +402,9 @@ cdef void apply_span(const job *j, const double *coefs, int64_t first, int64_t l
 
 cdef void infer(const job *j) noexcept nogil:
     cdef int64_t step, size = j.outer * j.channels * j.inner
-    cdef double *coefs = <double *> j.room
+    cdef rows_coefs coefs = rows_coefs(<double *> j.room, 1, j.channels)
     cdef int t
-    job_given(j, 0, j.channels // j.share, coefs)
+    job_given(j, 0, j.channels // j.share, <double *> j.room, j.channels)
     if j.threads == 1:
         apply_span(j, coefs, 0, size)
     else:

@@ -25,6 +25,7 @@ from ._job cimport (
     job_has_dy,
     job_has_output,
     job_has_sums,
+    job_is_given,
     job_shifts,
     job_stretch,
 )
@@ -52,7 +53,7 @@ cdef struct plan:
     int64_t step    # bytes from one coefficient's lanes to the next one's
     double *shift   # [lanes]
     double *sums    # [chunks + 1][2][lanes]; the last is for the rest, in the first `channels` lanes of each half
-    double *part    # [channels][JOB_COEFS + 2], while a statistic is finished
+    double *part    # [channels][2] sums, then [JOB_COEFS][channels], while a statistic is finished
     char *coefs     # [KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
 
 
@@ -165,10 +166,10 @@ cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const
         lanes = p.coefs + i * p.step
         if j.op.wide:
             for c in range(last - first):
-                (<double *> lanes)[first + c] = k[c * JOB_COEFS + i]
+                (<double *> lanes)[first + c] = k[i * j.channels + c]
         else:
             for c in range(last - first):
-                (<float *> lanes)[first + c] = <float> k[c * JOB_COEFS + i]
+                (<float *> lanes)[first + c] = <float> k[i * j.channels + c]
         for n in range(1, p.spread // j.channels):
             memcpy(lanes + (n * j.channels + first) * size, lanes + first * size, (last - first) * size)
 
@@ -182,7 +183,7 @@ cdef void wrap(const job *j, const plan *p) noexcept nogil:
 cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
     """Channels first to last - 1: adds up their lanes, and spreads their coefficients over them."""
     cdef double *sums = p.part + 2 * first
-    cdef double *k = p.part + 2 * j.channels + JOB_COEFS * first
+    cdef double *k = p.part + 2 * j.channels + first
     cdef double *rest = p.sums + 2 * p.lanes * p.chunks
     cdef int64_t c, f
     if job_has_sums(j) and p.fold == 1:
@@ -197,7 +198,11 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
                 sums[0] += rest[c]
                 sums[1] += rest[p.lanes + c]
         sums += 2
-    job_finish(j, first, (last - first) // j.share, j.share, p.shift + first, p.part + 2 * first, k)
+    if job_is_given(j) and not (j.relu and job_has_dy(j)):  # gates want theirs before: run()
+        job_given(j, first, (last - first) // j.share, k, j.channels)
+    if job_has_sums(j):
+        job_finish(j, first, (last - first) // j.share, j.share, p.shift + first, p.part + 2 * first, k,
+                   j.channels)
     spread(j, p, first, last, k)
 
 
@@ -296,8 +301,8 @@ cdef void run(const job *j) noexcept nogil:
         for c in range(j.channels, p.lanes):
             p.shift[c] = p.shift[c - j.channels]
     if j.relu and job_has_dy(j):
-        job_given(j, 0, j.channels // j.share, p.part)
-        spread(j, &p, 0, j.channels, p.part)
+        job_given(j, 0, j.channels // j.share, p.part + 2 * j.channels, j.channels)
+        spread(j, &p, 0, j.channels, p.part + 2 * j.channels)
         wrap(j, &p)
     if job_has_sums(j):
         sum_all(j, &p)

@@ -51,6 +51,7 @@ cdef extern from "job.h" nogil:
         JOB_COEFS
 
     bint job_has_sums(const job *)
+    bint job_is_given(const job *)
     bint job_has_output(const job *)
     bint job_has_dy(const job *)
     bint job_two_sweeps(const job *)
@@ -62,6 +63,5 @@ cdef extern from "job.h" nogil:
     bint job_counts(const job *, int64_t)
     void job_look_at_mask(job *)
     void job_shifts(const job *, int64_t, int64_t, int64_t, double *)
-    double job_round(const job *, double)
-    void job_given(const job *, int64_t, int64_t, double *)
-    void job_finish(const job *, int64_t, int64_t, int64_t, const double *, const double *, double *)
+    void job_given(const job *, int64_t, int64_t, double *, int64_t)
+    void job_finish(const job *, int64_t, int64_t, int64_t, const double *, const double *, double *, int64_t)

@@ -16,11 +16,16 @@ cdef extern from "rows.h" nogil:
         ROWS_F16
         ROWS_BF16
 
+    ctypedef struct rows_coefs:
+        const double *at
+        int64_t step
+        int64_t gap
+
     ctypedef struct rows_also:
         const void *x
         const void *dy
         const double *shift
-        const double *gate
+        const rows_coefs *gate
         double *lanes
         int64_t ahead
 
@@ -34,14 +39,14 @@ cdef extern from "rows.h" nogil:
             const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, double *,
             int64_t) noexcept nogil
         void (*run_affine)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
-            int64_t, const rows_also *) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, int, int, int64_t,
+            const rows_also *) noexcept nogil
         void (*run_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, const double *,
-            int64_t, double *, int64_t) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, const rows_coefs *,
+            double *, int64_t) noexcept nogil
         void (*run_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, int, int,
-            int64_t, const rows_also *) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, int, int, int64_t,
+            const rows_also *) noexcept nogil
         void (*run_fold)(const double *, double *) noexcept nogil
         void (*lane_sums)(
             const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
@@ -53,16 +58,16 @@ cdef extern from "rows.h" nogil:
         void (*lane_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int) noexcept nogil
         void (*point_affine)(
-            void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, const void *, const void *, int,
+            void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, const void *, int,
             int64_t) noexcept nogil
         void (*point_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const double *,
             double *, int64_t) noexcept nogil
         void (*point_lane_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, double *,
+            const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, double *,
             double *) noexcept nogil
         void (*point_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const double *, int64_t, const void *, int,
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, int,
             int64_t) noexcept nogil
 
     ctypedef struct rows_isa:

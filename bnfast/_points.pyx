@@ -12,9 +12,21 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from ._channels_first cimport apply, block, chunk_of, cut, cut_runs, finish_lot, lot, lot_room, new_lot, sum_tasks
-from ._job cimport JOB_COEFS, job, job_set
-from ._machine cimport fence, l2_bytes
+from ._channels_first cimport (
+    apply,
+    block,
+    chunk_of,
+    coefs_from,
+    cut,
+    cut_runs,
+    finish_lot,
+    lot,
+    lot_room,
+    new_lot,
+    sum_tasks,
+)
+from ._job cimport job, job_set
+from ._machine cimport fence, l2_bytes, rows_coefs
 
 cdef enum:
     TALL = 32        # rows in a chunk, at least: what it adds up is then small beside it
@@ -54,11 +66,11 @@ cdef int64_t room(const job *j) noexcept nogil:
     return (2 * p.chunks * j.inner + p.size * (j.threads if p.whole else 1)) * <int64_t> sizeof(double)
 
 
-cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first, int64_t last, const double *coefs,
+cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first, int64_t last, rows_coefs coefs,
                           double *part) noexcept nogil:
     """What rows add to elements first to last - 1 of dbeta and dgamma."""
     cdef int64_t at = (row * j.inner + first) * j.op.item
-    j.op.point_lane_sums(j.dy + at, j.x + at, rows, last - first, j.inner, coefs, JOB_COEFS, part + first,
+    j.op.point_lane_sums(j.dy + at, j.x + at, rows, last - first, j.inner, &coefs, part + first,
                          part + j.inner + first)
 
 
@@ -73,7 +85,7 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
         sum_tasks(j, &p.sums, &g, 0, g.tasks)
         finish_lot(j, &p.sums, &g)
         add_rows(j, row, rows, 0, j.inner, g.coefs, part)
-        apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, JOB_COEFS, rows * j.inner, NULL)
+        apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, rows * j.inner, NULL)
         row += rows
 
 
@@ -92,7 +104,7 @@ cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, do
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads):
             b = chunk_of(j, &p.sums, row + i // p.sums.count, i % p.sums.count)
-            apply(j, b.start, b.rows, b.inner, j.inner, g.coefs + i // p.sums.count * JOB_COEFS, 0, 0, NULL)
+            apply(j, b.start, b.rows, b.inner, j.inner, coefs_from(g.coefs, i // p.sums.count), 0, NULL)
         if j.stream:
             fence()
 

@@ -34,19 +34,27 @@ enum { ROWS_SOON = 1 << 13 }; /* and that sums do, into the first-level cache */
 
 typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
 
+/* Where rows have their coefficients: k[i] of row r is at[i * gap + r * step]. */
+typedef struct {
+    const double *at;
+    int64_t step, gap;
+} rows_coefs;
+
 /* What is summed beside rows that are written, and of their size and stride: arithmetic, while they wait for memory. */
 typedef struct {
     const void *x, *dy;                   /* dy: of a backward */
     const double *shift;                  /* of each row */
-    const double *gate;                   /* of a backward with relu: the k's of these rows, kstep apart */
+    const rows_coefs *gate;               /* of a backward with relu */
     double *lanes;                        /* [rows][2][ROWS_LANES], to which the sums are added before they are folded */
     int64_t ahead;
 } rows_also;
 
+struct job; /* job.h */
+
 typedef struct {
     int64_t item;                         /* bytes in an element */
     int64_t wide;                         /* computes in double, else in float */
-    double (*value)(const void *x);       /* one element */
+    void (*values)(const void *x, int64_t n, int64_t step, double *out); /* n elements, `step` apart */
     /* out = dy where y > 0 (or NaN), else 0; n elements */
     void (*gate)(void *out, const void *dy, const void *y, int64_t n);
     /* out = x where the mask is not 0, else `fill`; each of the three has rows of its own, so many elements apart */
@@ -57,18 +65,17 @@ typedef struct {
        for t in [0, runs) */
     void (*run_sums)(const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner, int64_t stride,
                      const double *shift, double *sums, int64_t ahead);
-    /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu; row r has its k at k + r * kstep.
-       also: NULL, or what is summed beside this, of rows not shorter than ROWS_LANES */
+    /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu. also: NULL, or what is summed
+       beside this, of rows not shorter than ROWS_LANES */
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
-                       const double *k, int64_t kstep, int relu, int stream, int64_t ahead, const rows_also *also);
-    /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or gate + t * gstep is a k, and dy counts where
-       (x - k[0]) * k[1] + k[5] > 0 */
+                       const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
+    /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or where run t has the k with which dy
+       counts if (x - k[0]) * k[1] + k[5] > 0 */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
-                          int64_t stride, const double *shift, const double *gate, int64_t gstep, double *sums,
-                          int64_t ahead);
-    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]), k likewise; relu: dy gated likewise */
+                          int64_t stride, const double *shift, const rows_coefs *gate, double *sums, int64_t ahead);
+    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]); relu: dy gated likewise */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                     const double *k, int64_t kstep, int relu, int stream, int64_t ahead, const rows_also *also);
+                     const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[2] of lanes[2][ROWS_LANES], as those that are summed alone are folded */
     void (*run_fold)(const double *lanes, double *sums);
 
@@ -89,17 +96,22 @@ typedef struct {
 
     /* Runs whose elements have a gamma and a beta each, of the type computed with (point norms: layer, RMS).
        y = ((x - k[0]) * k[1] + k[2]) * gamma + beta */
-    void (*point_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const double *k,
-                         int64_t kstep, const void *gamma, const void *beta, int stream, int64_t ahead);
+    void (*point_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const rows_coefs *k,
+                         const void *gamma, const void *beta, int stream, int64_t ahead);
     /* sums[t] = {sum(dy * gamma), sum(dy * gamma * (x - shift[t]))} likewise */
     void (*point_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
                             int64_t stride, const void *gamma, const double *shift, double *sums, int64_t ahead);
     /* first += dy, second += dy * (x - k[6]) * k[7], summed over rows */
-    void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *k,
-                            int64_t kstep, double *first, double *second);
+    void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, 
+                            const rows_coefs *k, double *first, double *second);
     /* dx = dy * gamma * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
     void (*point_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
-                       const double *k, int64_t kstep, const void *gamma, int stream, int64_t ahead);
+                       const rows_coefs *k, const void *gamma, int stream, int64_t ahead);
+
+    /* From sums to coefficients: job_given() and job_finish() of job.h. */
+    void (*given)(const struct job *j, int64_t c, int64_t n, double *k, int64_t gap);
+    void (*finish)(const struct job *j, int64_t c, int64_t n, int64_t parts, const double *shift, const double *sums,
+                   double *k, int64_t gap);
 } rows_table;
 
 typedef struct {

@@ -60,7 +60,11 @@ static uint8_t mask[ROWS * 1100];
 static int64_t extent; /* how much of y a check looks at, some elements past the last that it writes */
 static long double want[SIZE], other[SIZE]; /* what y shall be; either of two where a gate is too close to call */
 
-static double at(const char *array, int64_t i) { return t->value(array + i * t->item); }
+static double at(const char *array, int64_t i) {
+    double value;
+    t->values(array + i * t->item, 1, 1, &value);
+    return value;
+}
 static double param(int64_t i) { return t->wide ? ((double *)(void *)params)[i] : (double)((float *)(void *)params)[i]; }
 static double round_param(double v) { return t->wide ? v : (double)(float)v; }
 static void set_param(int64_t i, double v) {
@@ -105,6 +109,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     int wrong = 0;
     static double lanes[ROWS][2 * ROWS_LANES];
     double sums[4][2 * RUNS], k[8 * ROWS], open[8 * ROWS], about[ROWS], shift[RUNS], gates[6 * RUNS];
+    const rows_coefs ks = {k, 8, 1}, opens = {open, 8, 1}, gate_ks = {gates, 6, 1};
     for (int i = 0; i < 8 * ROWS; i++) k[i] = round_param(next());
     for (int i = 0; i < 8 * ROWS; i++) open[i] = round_param(i % 8 == 0 ? 3 : next()); /* k's of a gate */
     for (int i = 0; i < ROWS; i++) about[i] = 2.5 + i;
@@ -117,8 +122,8 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         gates[6 * i] = round_param(3.01 - 0.1 * i), gates[6 * i + 1] = 1, gates[6 * i + 5] = round_param(0.1);
     }
     t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0], n);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, 0, sums[1], n);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, gates, 6, sums[2], 0);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, sums[1], n);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, &gate_ks, sums[2], 0);
     t->point_grad_sums(pdy, px, RUNS, stride, rows, n, stride, gamma, shift, sums[3], n);
     for (int run = 0; run < RUNS; run++) {
         long double s[4][2] = {{0}};
@@ -154,17 +159,17 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
                 else
                     expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
             }
-        const rows_also also = {px, pdy, about, relu ? open : NULL, lanes[0], stride};
+        const rows_also also = {px, pdy, about, relu ? &opens : NULL, lanes[0], stride};
         const rows_also *beside = n < ROWS_LANES ? NULL : &also;
         memset(lanes, 0, sizeof lanes);
         if (pass < 4)
-            t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, k, 8, relu, stream, stride, beside);
+            t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, &ks, relu, stream, stride, beside);
         else if (pass < 6)
-            t->run_grad(py, pdy, px, ROWS, n, stride, k, 8, relu, stream, stride, beside);
+            t->run_grad(py, pdy, px, ROWS, n, stride, &ks, relu, stream, stride, beside);
         else if (pass == 6)
-            t->point_affine(py, px, ROWS, n, stride, k, 8, gamma, beta, stream, stride);
+            t->point_affine(py, px, ROWS, n, stride, &ks, gamma, beta, stream, stride);
         else
-            t->point_grad(py, pdy, px, ROWS, n, stride, k, 8, gamma, stream, stride);
+            t->point_grad(py, pdy, px, ROWS, n, stride, &ks, gamma, stream, stride);
         wrong += compare();
         if (pass < 6 && beside) { /* the very sums that are made alone */
             double folded[2 * ROWS], alone[2 * ROWS];
@@ -172,7 +177,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             if (pass < 4)
                 t->run_sums(px, ROWS, stride, 1, n, stride, about, alone, 0);
             else
-                t->run_grad_sums(pdy, px, ROWS, stride, 1, n, stride, about, relu ? open : NULL, 8, alone, 0);
+                t->run_grad_sums(pdy, px, ROWS, stride, 1, n, stride, about, relu ? &opens : NULL, alone, 0);
             for (int i = 0; i < 2 * ROWS; i++) wrong += folded[i] != alone[i];
         }
     }
@@ -206,6 +211,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
     const char *px = x + from * t->item, *pdy = dy + from * t->item;
     int wrong = 0;
     double k[8 * ROWS];
+    const rows_coefs ks = {k, 8, 1};
     for (int i = 0; i < 8 * ROWS; i++) k[i] = next();
     for (int64_t c = 0; c < n; c++) shift[c] = 2 + next();
     for (int64_t c = 0; c < 6; c++) {
@@ -219,7 +225,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
         else if (pass < 3)
             t->lane_grad_sums(pdy, px, ROWS, n, stride, shift, pass == 2 ? params : NULL, step, sums, sums + n);
         else
-            t->point_lane_sums(pdy, px, ROWS, n, stride, k, 8, sums, sums + n);
+            t->point_lane_sums(pdy, px, ROWS, n, stride, &ks, sums, sums + n);
         see(sums, sizeof sums);
         for (int64_t c = 0; c < n; c++) {
             long double first = 0, second = 0;
