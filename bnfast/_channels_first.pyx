@@ -38,7 +38,8 @@ cdef enum:
     LEAST = 1 << 10  # and at least, unless the channel is smaller
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
-    WALK = 1 << 13   # bytes that lie together, which normalizing wants at least
+    WALK = 1 << 15   # bytes that lie together, which normalizing wants at least; and what separate samples do at a time
+    FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
@@ -278,6 +279,8 @@ cdef int64_t group_size(const job *j) noexcept nogil:
     and whole statistics."""
     cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
     size = max(1, min(min(WALK // row, GROUP), l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1))))
+    if size > FINISHED:
+        size -= size % FINISHED
     return max(size // j.share, 1) * j.share
 
 
