@@ -349,7 +349,7 @@ cdef int64_t own_params(const job *j) noexcept nogil:
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:
     cdef int64_t bytes = 2 * own_sums(c, j) + 2 * own_params(j) + job_room(j)
-    return bytes if bytes > SMALL * <int64_t> sizeof(double) else 0
+    return bytes + LINE if bytes > SMALL * <int64_t> sizeof(double) else 0  # from a whole line on
 
 
 cdef job_vector vector(const void *data, bint wide) noexcept nogil:
@@ -408,7 +408,7 @@ cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
 cdef int run(int op, const bnfast_call *given) noexcept nogil:
     cdef bnfast_call c
     cdef job j
-    cdef double[SMALL] small
+    cdef double[SMALL + 8] small  # and a line to begin with a whole one
     cdef char *room = <char *> small
     cdef int status = describe(op, given, &c, &j)
     cdef int64_t need, size
@@ -455,6 +455,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         if c.workspace == NULL:
             return BNFAST_MISSING
         room = <char *> c.workspace
+    room += -<size_t> room % LINE
     if j.points:
         put_params(&j.gamma, &j, 1, room)
         put_params(&j.beta, &j, 0, room + own_params(&j))

@@ -32,6 +32,7 @@ cdef struct lot:         # channels whose statistics are worked out together
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil
+cdef const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil
 cdef rows_coefs coefs_from(rows_coefs k, int64_t row) noexcept nogil
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil
 cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil

@@ -83,7 +83,7 @@ cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept n
     return b
 
 
-cdef inline const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil:
+cdef const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil:
     """The gamma or beta of the element at `start`, of a point norm."""
     return <const char *> parameter + start % j.inner * (sizeof(double) if j.op.wide else sizeof(float))
 
@@ -162,9 +162,6 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, ro
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
         j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums, ahead)
-    elif j.points:
-        j.op.point_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride,
-                             point(j, j.gamma.data, b.start), shift, sums, ahead)
     else:
         j.op.run_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride, shift,
                            &gate if j.relu else NULL, sums, ahead)
@@ -216,8 +213,8 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
 
 
 cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil:
-    """Doubles for a lot of so many channels."""
-    return JOB_COEFS * channels + channels // k.span * (1 + 2 * k.count)
+    """Doubles for a lot of so many channels, in whole lines."""
+    return (JOB_COEFS * channels + channels // k.span * (1 + 2 * k.count) + 7) // 8 * 8
 
 
 cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, double *room) noexcept nogil:

@@ -279,9 +279,9 @@ def shares(tuple view, int threads):
 
 
 cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
-    """How many a plan takes, before its coefficients."""
+    """How many a plan takes, before its coefficients, in whole lines."""
     cdef int64_t sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
-    return p.lanes + sums + (JOB_COEFS + 2) * j.channels
+    return (p.lanes + sums + (JOB_COEFS + 2) * j.channels + 7) // 8 * 8
 
 
 cdef int64_t room(const job *j) noexcept nogil:

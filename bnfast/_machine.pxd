@@ -60,12 +60,9 @@ cdef extern from "rows.h" nogil:
         void (*point_affine)(
             void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, const void *, int,
             int64_t) noexcept nogil
-        void (*point_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const double *,
-            double *, int64_t) noexcept nogil
-        void (*point_lane_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, double *,
-            double *) noexcept nogil
+        void (*point_sums)(
+            const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, double *,
+            double *, double *, int64_t, int64_t) noexcept nogil
         void (*point_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, int,
             int64_t) noexcept nogil

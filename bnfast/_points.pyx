@@ -5,8 +5,7 @@ element. Rows are cut into chunks by shape alone; each chunk adds its rows in or
 so the result has the same bits whoever does what. A few rows at a time, while they are in the cache: their sums, what
 they add to dgamma and dbeta, then dx, which may overwrite dy or x.
 
-Many chunks are shared out whole. Of few (few rows, maybe long ones) all threads do each step together: pieces of rows
-for the sums and for dx, ranges of elements for dgamma and dbeta.
+Many chunks are shared out whole. Of few, if their rows are long, all threads do each step together, in pieces of rows.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
@@ -23,13 +22,15 @@ from ._channels_first cimport (
     lot,
     lot_room,
     new_lot,
-    sum_tasks,
+    point,
 )
 from ._job cimport job, job_set
-from ._machine cimport fence, l2_bytes, rows_coefs
+from ._machine cimport ROWS_SOON, fence, l2_bytes
 
 cdef enum:
     TALL = 32        # rows in a chunk, at least: what it adds up is then small beside it
+    SHORT = 8        # or so many, if there would be few chunks
+    SOME = 16        # that is, fewer than these
     MANY = 1 << 8    # chunks, at most: more would only be more to add up
     GROUP = 64       # rows worked together, at most
     SPREAD = 4       # chunks for each thread that are enough to share them out whole
@@ -51,9 +52,9 @@ cdef plan cut_points(const job *j) noexcept nogil:
     cdef plan p
     cdef int64_t least
     p.sums = cut_runs(j, 1)
-    p.tall = max((j.channels + MANY - 1) // MANY, TALL)
+    p.tall = max((j.channels + MANY - 1) // MANY, min(max(j.channels // SOME, SHORT), TALL))
     p.chunks = (j.channels + p.tall - 1) // p.tall
-    p.whole = j.threads == 1 or p.chunks >= SPREAD * j.threads
+    p.whole = j.threads == 1 or p.chunks >= min(SPREAD * j.threads, p.sums.count)
     least = 1 if p.whole else TALL
     p.group = min(max(l2_bytes() // 2 // (2 * j.inner * j.op.item), least), min(p.tall, GROUP))
     p.size = lot_room(&p.sums, p.group)
@@ -66,12 +67,17 @@ cdef int64_t room(const job *j) noexcept nogil:
     return (2 * p.chunks * j.inner + p.size * (j.threads if p.whole else 1)) * <int64_t> sizeof(double)
 
 
-cdef inline void add_rows(const job *j, int64_t row, int64_t rows, int64_t first, int64_t last, rows_coefs coefs,
-                          double *part) noexcept nogil:
-    """What rows add to elements first to last - 1 of dbeta and dgamma."""
-    cdef int64_t at = (row * j.inner + first) * j.op.item
-    j.op.point_lane_sums(j.dy + at, j.x + at, rows, last - first, j.inner, &coefs, part + first,
-                         part + j.inner + first)
+cdef void sum_pieces(const job *j, const plan *p, const lot *g, int64_t first, int64_t last,
+                     double *part) noexcept nogil:
+    """Pieces first to last - 1 of the rows of a lot: their sums, and what they add to dbeta and dgamma."""
+    cdef int64_t i, at
+    cdef block b
+    for i in range(first, last):
+        b = chunk_of(j, &p.sums, g.first, i)
+        at = b.start % j.inner
+        j.op.point_sums(j.dy + b.start * j.op.item, j.x + b.start * j.op.item, g.channels, b.inner, j.inner, &g.coefs,
+                        point(j, j.gamma.data, at), part + at, part + j.inner + at, g.sums + 2 * i, 2 * p.sums.count,
+                        max(j.inner, ROWS_SOON // j.op.item))
 
 
 cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) noexcept nogil:
@@ -82,9 +88,8 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
     while row < end:
         rows = min(p.group, end - row)
         g = new_lot(j, &p.sums, row, rows, room)
-        sum_tasks(j, &p.sums, &g, 0, g.tasks)
+        sum_pieces(j, p, &g, 0, p.sums.count, part)
         finish_lot(j, &p.sums, &g)
-        add_rows(j, row, rows, 0, j.inner, g.coefs, part)
         apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, rows * j.inner, NULL)
         row += rows
 
@@ -92,15 +97,12 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
 cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, double *part) noexcept nogil:
     """Rows of one chunk, all threads at once."""
     cdef lot g = new_lot(j, &p.sums, row, rows, p.lots)
-    cdef int64_t ranges = (j.inner + RANGE - 1) // RANGE, i
+    cdef int64_t i
     cdef int t
     cdef block b
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        sum_tasks(j, &p.sums, &g, g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads)
+        sum_pieces(j, p, &g, p.sums.count * t // j.threads, p.sums.count * (t + 1) // j.threads, part)
     finish_lot(j, &p.sums, &g)
-    for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        add_rows(j, row, rows, min(ranges * t // j.threads * RANGE, j.inner),
-                 min(ranges * (t + 1) // j.threads * RANGE, j.inner), g.coefs, part)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         for i in range(g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads):
             b = chunk_of(j, &p.sums, row + i // p.sums.count, i % p.sums.count)

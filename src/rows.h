@@ -98,12 +98,10 @@ typedef struct {
        y = ((x - k[0]) * k[1] + k[2]) * gamma + beta */
     void (*point_affine)(void *y, const void *x, int64_t rows, int64_t inner, int64_t stride, const rows_coefs *k,
                          const void *gamma, const void *beta, int stream, int64_t ahead);
-    /* sums[t] = {sum(dy * gamma), sum(dy * gamma * (x - shift[t]))} likewise */
-    void (*point_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
-                            int64_t stride, const void *gamma, const double *shift, double *sums, int64_t ahead);
-    /* first += dy, second += dy * (x - k[6]) * k[7], summed over rows */
-    void (*point_lane_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, 
-                            const rows_coefs *k, double *first, double *second);
+    /* For row r, at sums + r * step: {sum(dy * gamma), sum(dy * gamma * (x - k[6]))}; and for each element over the rows:
+       first += dy, second += dy * (x - k[6]) * k[7] */
+    void (*point_sums)(const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride, const rows_coefs *k,
+                       const void *gamma, double *first, double *second, double *sums, int64_t step, int64_t ahead);
     /* dx = dy * gamma * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]) */
     void (*point_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                        const rows_coefs *k, const void *gamma, int stream, int64_t ahead);

@@ -105,10 +105,40 @@ static long double gate(long double g, long double pre) { return pre <= 0 ? 0 : 
 static int close_call(long double pre) { return fabsl(pre) < 1e-5L; }
 static long double other_gate(long double g, long double pre) { return gate(g, close_call(pre) ? -pre : pre); }
 
+/* The sums of points, of each row and over the rows. */
+static int check_points(int64_t n, int64_t stride, const char *px, const char *pdy, const void *gamma,
+                        const rows_coefs *k) {
+    static double first[1000], second[1000];
+    double sums[3 * ROWS];
+    int wrong = 0;
+    for (int64_t i = 0; i < n; i++) first[i] = (double)i, second[i] = -(double)i;
+    t->point_sums(pdy, px, ROWS, n, stride, k, gamma, first, second, sums, 3, stride);
+    for (int64_t i = 0; i < n; i++) {
+        long double f = i, s = -i;
+        for (int64_t r = 0; r < ROWS; r++) {
+            const double *c = k->at + 8 * r;
+            const long double g = at(pdy, r * stride + i), d = at(px, r * stride + i) - (long double)c[6];
+            f += g, s += g * d * c[7];
+        }
+        wrong += !near(first[i], f, ROWS + i, 1e-14) + !near(second[i], s, 4 * ROWS + i, 1e-14);
+    }
+    for (int64_t r = 0; r < ROWS; r++) {
+        long double f = 0, s = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const long double g = at(pdy, r * stride + i) * param(i);
+            f += g, s += g * (at(px, r * stride + i) - (long double)k->at[8 * r + 6]);
+        }
+        wrong += sums_differ(sums + 3 * r, f, s, 4 * (double)n);
+    }
+    see(first, (size_t)n * sizeof *first);
+    see(second, (size_t)n * sizeof *second);
+    return wrong;
+}
+
 static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     int wrong = 0;
     static double lanes[ROWS][2 * ROWS_LANES];
-    double sums[4][2 * RUNS], k[8 * ROWS], open[8 * ROWS], about[ROWS], shift[RUNS], gates[6 * RUNS];
+    double sums[3][2 * RUNS], k[8 * ROWS], open[8 * ROWS], about[ROWS], shift[RUNS], gates[6 * RUNS];
     const rows_coefs ks = {k, 8, 1}, opens = {open, 8, 1}, gate_ks = {gates, 6, 1};
     for (int i = 0; i < 8 * ROWS; i++) k[i] = round_param(next());
     for (int i = 0; i < 8 * ROWS; i++) open[i] = round_param(i % 8 == 0 ? 3 : next()); /* k's of a gate */
@@ -124,21 +154,21 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
     t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0], n);
     t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, sums[1], n);
     t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, &gate_ks, sums[2], 0);
-    t->point_grad_sums(pdy, px, RUNS, stride, rows, n, stride, gamma, shift, sums[3], n);
     for (int run = 0; run < RUNS; run++) {
-        long double s[4][2] = {{0}};
+        long double s[3][2] = {{0}};
         int close = 0;
         for (int64_t r = run; r < run + rows; r++)
             for (int64_t i = 0; i < n; i++) {
                 const long double v = at(px, r * stride + i), g = at(pdy, r * stride + i), d = v - shift[run];
                 const long double pre = (v - gates[6 * run]) + gates[6 * run + 5];
-                const long double terms[4] = {d, g, gate(g, pre), g * param(i)};
-                for (int f = 0; f < 4; f++) s[f][0] += terms[f], s[f][1] += terms[f] * d;
+                const long double terms[3] = {d, g, gate(g, pre)};
+                for (int f = 0; f < 3; f++) s[f][0] += terms[f], s[f][1] += terms[f] * d;
                 close |= close_call(pre);
             }
-        for (int f = 0; f < 4; f++)
+        for (int f = 0; f < 3; f++)
             if (f != 2 || !close) wrong += sums_differ(sums[f] + 2 * run, s[f][0], s[f][1], 4 * (double)(rows * n));
     }
+    wrong += check_points(n, stride, px, pdy, gamma, &ks);
     for (int pass = 0; pass < 8; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu; points: both */
         clear();
         const int relu = pass & 1, res = pass == 2 || pass == 3;
@@ -210,22 +240,17 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
     const int64_t wrap = ROWS_WRAP / (t->wide ? 8 : 4), step = n + wrap;
     const char *px = x + from * t->item, *pdy = dy + from * t->item;
     int wrong = 0;
-    double k[8 * ROWS];
-    const rows_coefs ks = {k, 8, 1};
-    for (int i = 0; i < 8 * ROWS; i++) k[i] = next();
     for (int64_t c = 0; c < n; c++) shift[c] = 2 + next();
     for (int64_t c = 0; c < 6; c++) {
         for (int64_t i = 0; i < n; i++) set_param(c * step + i, next());
         for (int64_t i = 0; i < wrap && i < n; i++) set_param(c * step + n + i, param(c * step + i));
     }
-    for (int pass = 0; pass < 4; pass++) { /* sums, grad sums, gated, points */
+    for (int pass = 0; pass < 3; pass++) { /* sums, grad sums, gated */
         memset(sums, 0, sizeof sums);
         if (pass == 0)
             t->lane_sums(px, ROWS, n, stride, shift, sums, sums + n);
-        else if (pass < 3)
-            t->lane_grad_sums(pdy, px, ROWS, n, stride, shift, pass == 2 ? params : NULL, step, sums, sums + n);
         else
-            t->point_lane_sums(pdy, px, ROWS, n, stride, &ks, sums, sums + n);
+            t->lane_grad_sums(pdy, px, ROWS, n, stride, shift, pass == 2 ? params : NULL, step, sums, sums + n);
         see(sums, sizeof sums);
         for (int64_t c = 0; c < n; c++) {
             long double first = 0, second = 0;
@@ -237,7 +262,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
                     if (close_call(pre)) first = NAN;
                     g = gate(g, pre);
                 }
-                first += g, second += g * (pass == 3 ? (v - k[8 * r + 6]) * k[8 * r + 7] : d);
+                first += g, second += g * d;
             }
             if (isnan((double)first)) continue;
             wrong += !near(sums[c], first, ROWS, 1e-14) + !near(sums[n + c], second, ROWS, 1e-13);
