@@ -165,17 +165,40 @@ def group_norm_backward(
         raise TypeError(f"moments: got {moments!r}, wants the Moments that group_norm or instance_norm returned")
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
+    op, norm = kernels.BACKWARD, kernels.GROUP
+    statistics = moments.mean, moments.m2
+    samples, groups = statistics[0].shape
+    done = kernels.run_if_ready(
+        op,
+        moments,
+        x,
+        axis,
+        dy,
+        out,
+        gamma,
+        beta,
+        *statistics,
+        eps,
+        num_threads,
+        activation,
+        None,
+        y,
+        None,
+        norm,
+        groups,
+    )
+    if done is not None:
+        return done
     relu = geometry.is_relu(activation)
     _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, beta, None, None, eps, num_threads
     )
-    samples, groups = moments.mean.shape
     view, count = _plan(x.shape, axis, groups)
     moments._belong_to((x.shape[0], groups), count)
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
-        kernels.BACKWARD,
-        kernels.GROUP,
+        op,
+        norm,
         samples,
         view,
         groups,
@@ -184,8 +207,7 @@ def group_norm_backward(
         target,
         gamma,
         beta,
-        moments.mean,
-        moments.m2,
+        *statistics,
         eps,
         threads,
         relu,

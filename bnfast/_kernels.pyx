@@ -199,6 +199,21 @@ cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
     return True
 
 
+cdef bint are_statistics(const bnfast_call *c, cnp.ndarray x, s, out):
+    """Are these what the forward of another norm has made of the like of x, untouched by out?"""
+    cdef int i, ndim = 2 if c.norm == BNFAST_GROUP else cnp.PyArray_NDIM(x) - 1
+    if not is_plain(s) or dtype_of(s) != BNFAST_FLOAT64 or cnp.PyArray_NDIM(s) != ndim:
+        return False
+    if c.norm == BNFAST_GROUP:
+        if cnp.PyArray_DIM(s, 0) != c.samples or cnp.PyArray_DIM(s, 1) != c.groups:
+            return False
+    else:
+        for i in range(ndim):
+            if cnp.PyArray_DIM(s, i) != cnp.PyArray_DIM(x, i):
+                return False
+    return out is None or not overlap(s, out)
+
+
 def ready(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
     """(outer, channels, inner) if every argument can be used just as it is, else None."""
     cdef bnfast_call c
@@ -383,21 +398,22 @@ def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps,
     """A whole pass, if every argument can be used just as it is, else None: the way of the common call, which has no y
     and no mask. By ready() and run(), with the Python between them, a small one took 0.8 us more.
 
-    moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of. Other
-    norms have their FORWARD alone here, layer and RMS norm only over the last axis; groups: None for each channel.
+    moments: in a FORWARD, the class of those to return; in a BACKWARD, those that mean and var, its m2, are of. Layer
+    and RMS norm only over the last axis. groups: None for each channel.
     Returns (y, moments), y alone, or (dx, dgamma, dbeta), all of which is there before anything is written.
     """
     cdef bnfast_call c
     cdef Fields fields
     cdef type made_as
-    cdef bint points = norm == BNFAST_LAYER or norm == BNFAST_RMS
+    cdef bint points = norm == BNFAST_LAYER or norm == BNFAST_RMS, batch = norm == BNFAST_BATCH
     if y is not None or mask is not None or op != BNFAST_FORWARD and (mean is None or var is None):
         return None
     if not (
-        is_ready(&c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads)
+        is_ready(&c, x, axis, dy, out, gamma, beta, mean if batch else None, var if batch else None, eps, num_threads)
         and is_norm(&c, norm, x, axis, groups)
         and is_fused(&c, activation, residual, x, out)
         and (op != BNFAST_BACKWARD or moments.count == values_of(&c))
+        and (op != BNFAST_BACKWARD or batch or are_statistics(&c, x, mean, out) and are_statistics(&c, x, var, out))
     ):
         return None
     made = results(op, &c, x, gamma, beta, cnp.PyArray_NDIM(x) - 1 if points else 0)

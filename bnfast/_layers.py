@@ -222,6 +222,10 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
         raise TypeError("dy: got None, wants an array like x")
     if not isinstance(moments, Moments):
         raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that forward returned")
+    op, statistics = kernels.BACKWARD, (moments.mean, moments.m2)
+    done = kernels.run_if_ready(op, moments, x, axes, dy, out, gamma, None, *statistics, eps, num_threads, norm=norm)
+    if done is not None:
+        return done
     x, rows, row = _rows(x, axes)
     dy = geometry.twin("dy", dy, x)
     count = math.prod(row)
@@ -230,10 +234,7 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
     target, dx = geometry.output(out, x, (x, dy), apart=(gamma,))
     view = (1, math.prod(rows), count)
-    statistics = moments.mean, moments.m2
-    dgamma, dbeta = kernels.run(
-        kernels.BACKWARD, norm, 1, view, 1, x, dy, target, gamma, None, *statistics, eps, threads, shape=row
-    )
+    dgamma, dbeta = kernels.run(op, norm, 1, view, 1, x, dy, target, gamma, None, *statistics, eps, threads, shape=row)
     if target is not dx:
         dx[...] = target
     return dx, dgamma, dbeta
