@@ -32,6 +32,15 @@ cdef struct lot:         # channels whose statistics are worked out together
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil
+cdef struct strip:       # a lot whose rows are lanes, each of its channel
+    int64_t channels
+    int64_t lanes
+    int64_t step         # bytes from one coefficient's lanes to the next one's
+    double *shift        # [lanes]
+    double *sums         # [2][lanes]
+    char *coefs          # [JOB_KEPT][lanes, and ROWS_WRAP bytes more] of the type computed with
+
+
 cdef const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil
 cdef rows_coefs coefs_from(rows_coefs k, int64_t row) noexcept nogil
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil

@@ -8,6 +8,9 @@ the same bits whoever sums them. That leaves two ways to share the work, and bot
   lot is summed in the same loop, so that adding and waiting for memory overlap;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
 
+Rows shorter than a few vectors are lanes instead, as those of channels last, a strip of many channels at a time: what
+belongs to a row would cost more than its elements do.
+
 Inference needs no sums, so it takes the memory as it lies, in equal parts.
 
 Under a mask, blocks that count as a whole are treated like any other, and such as count nowhere are passed over. The
@@ -21,6 +24,7 @@ from libc.string cimport memchr, memcmp, memset
 from ._job cimport (
     JOB_COEFS,
     JOB_INFER,
+    JOB_KEPT,
     job,
     job_finish,
     job_from_both,
@@ -28,10 +32,12 @@ from ._job cimport (
     job_has_dy,
     job_has_output,
     job_is_given,
+    job_kept,
+    job_real,
     job_shifts,
     job_two_sweeps,
 )
-from ._machine cimport ROWS_LANES, ROWS_LINE, ROWS_SOON, fence, l2_bytes, rows_also, rows_coefs
+from ._machine cimport ROWS_FAR, ROWS_LANES, ROWS_LINE, ROWS_SOON, ROWS_WRAP, fence, l2_bytes, rows_also, rows_coefs
 
 cdef enum:
     CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
@@ -41,6 +47,10 @@ cdef enum:
     WALK = 1 << 15   # bytes that lie together, which normalizing wants at least; and what separate samples do at a time
     FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
+    SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
+    TALL = 8         # if a channel has so many of them,
+    STRIP = 1 << 11  # so many lanes together, half as many backward: L1 holds their coefficients
+    SMALL = 1 << 15  # bytes of coefficients that L1 holds beside data
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
 ctypedef enum counts:
@@ -148,16 +158,83 @@ cdef void sum_some(const job *j, block b, const double *shift, rows_coefs gate, 
         p = nth_piece(b, stride, i)
 
 
+cdef bint as_lanes(const job *j) noexcept nogil:
+    """Are rows so short that they would leave vectors half empty, and cost more than their elements? Then each of their
+    elements is a lane. By shape alone, as the order of adding follows."""
+    return 1 < j.inner < SHORT and j.outer >= TALL and not j.points
+
+
+cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
+    """Doubles for the strip of so many channels, in whole lines."""
+    cdef int64_t lanes = channels * j.inner
+    return (3 * lanes + JOB_KEPT * (lanes * job_real(j) + ROWS_WRAP) // <int64_t> sizeof(double) + 7) // 8 * 8
+
+
+cdef void spread(const job *j, const strip *s, rows_coefs k) noexcept nogil:
+    """The coefficients of the channels, to all of their lanes."""
+    cdef int i
+    for i in range(job_kept(j)):
+        j.op.lane_spread(s.coefs + i * s.step, k.at + i * k.gap, s.channels, j.inner)
+
+
+cdef strip new_strip(const job *j, int64_t channels, const double *shift, rows_coefs gate,
+                     double *room) noexcept nogil:
+    """So many channels as lanes, ready to be summed, unless shift is NULL."""
+    cdef strip s
+    cdef int64_t c, i
+    s.channels, s.lanes = channels, channels * j.inner
+    s.step = s.lanes * job_real(j) + ROWS_WRAP
+    s.shift, s.sums, s.coefs = room, room + s.lanes, <char *> (room + 3 * s.lanes)
+    for c in range(channels if shift != NULL else 0):
+        for i in range(j.inner):
+            s.shift[c * j.inner + i] = shift[c]
+    if j.relu and job_has_dy(j):
+        spread(j, &s, gate)
+    return s
+
+
+cdef void sum_strip(const job *j, const strip *s, int64_t start, int64_t rows, double *sums,
+                    int64_t step) noexcept nogil:
+    """The sums of each channel, at sums + i * step, over rows of lanes from element `start` on."""
+    cdef int64_t at = start * j.op.item, stride = j.channels * j.inner
+    memset(s.sums, 0, 2 * s.lanes * sizeof(double))
+    if job_has_dy(j):
+        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, s.lanes, stride, s.shift, s.coefs if j.relu else NULL,
+                            s.step // job_real(j), s.sums, s.sums + s.lanes)
+    else:
+        j.op.lane_sums(j.x + at, rows, s.lanes, stride, s.shift, s.sums, s.sums + s.lanes)
+    j.op.lane_fold(s.sums, s.sums + s.lanes, s.channels, j.inner, sums, step)
+
+
+cdef void write_lanes(const job *j, const strip *s, int64_t start, int64_t n, int64_t lane,
+                      int64_t ahead) noexcept nogil:
+    """Normalizes n elements, from `start` on, the first of which is of that lane. ahead: as in rows.h."""
+    cdef int64_t at = start * j.op.item
+    if job_from_both(j):
+        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, lane, s.lanes, s.coefs, j.relu, j.stream, ahead)
+    else:
+        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
+                         lane, s.lanes, s.coefs, j.relu, j.stream, ahead)
+
+
 cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, rows_coefs gate, double *sums,
                     int64_t ahead) noexcept nogil:
     """sums[runs][2] of a block and of those that follow it at once, each about its own shift, and with its own gate.
     Under a mask, of one. ahead: as in rows.h."""
     cdef counts which = which_count(j, b, j.channels * j.inner)
+    cdef double[3 * SHORT + JOB_KEPT * (SHORT + 16)] own  # strip_room() of a row
+    cdef strip s
+    cdef int64_t t
     if which == NONE:
         sums[0] = sums[1] = 0
         return
     if which == SOME:
         sum_some(j, b, shift, gate, sums)
+        return
+    if as_lanes(j):
+        for t in range(runs):
+            s = new_strip(j, 1, shift + t, coefs_from(gate, t), own)
+            sum_strip(j, &s, b.start + t * b.inner, b.rows, sums + 2 * t, 2)
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
@@ -271,11 +348,12 @@ cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
     job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, g.room, g.channels)
 
 
-cdef int64_t group_size(const job *j) noexcept nogil:
+cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
     """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache,
     and whole statistics."""
     cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
-    size = max(1, min(min(WALK // row, GROUP), l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1))))
+    size = STRIP // arrays // j.inner if lanes else min(WALK // row, GROUP)
+    size = max(1, min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1))))
     if size > FINISHED:
         size -= size % FINISHED
     return max(size // j.share, 1) * j.share
@@ -286,7 +364,7 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, and not if the one
     would drive the other out of the cache. Rows whose distance is a high power of 2 share few of its sets, in each of
     which 16 lines fit."""
-    cdef int64_t walk = group_size(j) * j.inner * j.op.item, need = j.outer * walk * (2 if job_has_dy(j) else 1)
+    cdef int64_t walk = group_size(j, False) * j.inner * j.op.item, need = j.outer * walk * (2 if job_has_dy(j) else 1)
     cdef int64_t distance = j.channels * j.inner * j.op.item, way = l2_bytes() // 16
     cdef int64_t held = 16 * way // min(distance & -distance, way) * walk
     return (
@@ -337,9 +415,33 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
                 memset(lanes, 0, size * sizeof(double))
 
 
+cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
+    """whole_channels() of rows that are lanes."""
+    cdef int64_t group = group_size(j, True), i
+    cdef lot g
+    cdef strip s
+    while first < last:
+        g = new_lot(j, k, first, min(group, last - first), room)
+        s = new_strip(j, g.channels, g.shift, g.coefs, room + lot_room(k, group))
+        for i in range(k.count):
+            sum_strip(j, &s, chunk_of(j, k, first, i).start, min(k.rows, j.outer - i * k.rows), g.sums + 2 * i,
+                      2 * k.count)
+        finish_lot(j, k, &g)
+        if job_has_output(j):
+            spread(j, &s, g.coefs)
+            for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
+                write_lanes(j, &s, (i * j.channels + first) * j.inner, s.lanes, 0, 0)
+        first += g.channels
+    if j.stream:
+        fence()
+
+
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
     """Channels first to last - 1, lot by lot: sum each statistic, then normalize. room: as thread_room() says."""
-    cdef int64_t group = group_size(j)
+    if as_lanes(j) and j.mask == NULL:  # a mask is of one channel
+        whole_strips(j, k, first, last, room)
+        return
+    cdef int64_t group = group_size(j, False)
     cdef double *other = room + lot_room(k, group)
     cdef double *lanes = other + lot_room(k, group)
     cdef bint along = goes_along(j, k), together
@@ -400,18 +502,42 @@ cdef void apply_span(const job *j, rows_coefs coefs, int64_t first, int64_t last
         fence()
 
 
+cdef bint one_strip(const job *j) noexcept nogil:
+    """Does inference take its rows as lanes, all of a sample's? If L1 holds their coefficients; or L2, which is slower,
+    but not than the shortest rows."""
+    cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
+    return as_lanes(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
+
+
+cdef void write_span(const job *j, const strip *s, int64_t first, int64_t last) noexcept nogil:
+    """apply_span() of one strip."""
+    write_lanes(j, s, first, last - first, first % s.lanes, ROWS_FAR // j.op.item if j.stream else 0)
+    if j.stream:
+        fence()
+
+
 cdef void infer(const job *j) noexcept nogil:
     cdef int64_t step, size = j.outer * j.channels * j.inner
     cdef rows_coefs coefs = rows_coefs(<double *> j.room, 1, j.channels)
+    cdef bint lanes = one_strip(j) and j.mask == NULL
+    cdef strip s
     cdef int t
     job_given(j, 0, j.channels // j.share, <double *> j.room, j.channels)
-    if j.threads == 1:
+    if lanes:
+        s = new_strip(j, j.channels, NULL, coefs, <double *> j.room + JOB_COEFS * j.channels)
+        spread(j, &s, coefs)
+    if j.threads == 1 and lanes:
+        write_span(j, &s, 0, size)
+    elif j.threads == 1:
         apply_span(j, coefs, 0, size)
     else:
         step = (size + j.threads - 1) // j.threads
         step = (step + 63) // 64 * 64
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
+            if lanes:
+                write_span(j, &s, min(t * step, size), min((t + 1) * step, size))
+            else:
+                apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
 
 
 cdef int64_t whole_part(const job *j) noexcept nogil:
@@ -420,14 +546,18 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
 
 
 cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
-    """Doubles that whole_channels() takes: for two lots, what is summed of one, and some lines between two threads."""
-    cdef int64_t group = group_size(j)
-    return 2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0)
+    """Doubles that whole_channels() takes, with a mask and without: for two lots, what is summed of one, and some lines
+    between two threads; or for a lot and a strip."""
+    cdef int64_t group = group_size(j, False), strips = group_size(j, True)
+    return max(
+        2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0),
+        lot_room(k, strips) + strip_room(j, strips) if as_lanes(j) else 0,
+    )
 
 
 cdef int64_t room(const job *j) noexcept nogil:
     if j.op_pass == JOB_INFER:
-        return JOB_COEFS * j.channels * sizeof(double)
+        return (JOB_COEFS * j.channels + (strip_room(j, j.channels) if one_strip(j) else 0)) * <int64_t> sizeof(double)
     cdef cut k = cut_sums(j)
     cdef int64_t left = j.channels - whole_part(j) * j.threads
     return max(thread_room(j, &k) * j.threads, lot_room(&k, left)) * <int64_t> sizeof(double)

@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from ._job cimport (
     JOB_COEFS,
+    JOB_KEPT,
     job,
     job_counts,
     job_finish,
@@ -26,10 +27,12 @@ from ._job cimport (
     job_has_output,
     job_has_sums,
     job_is_given,
+    job_kept,
+    job_real,
     job_shifts,
     job_stretch,
 )
-from ._machine cimport ROWS_F32, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, table
+from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, table
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -38,7 +41,6 @@ cdef enum:
     MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up
     BLOCK = 16        # lanes that are shared out together
     PIECE = 1 << 15   # elements that the second sweep writes at a time
-    KEPT = 6          # of JOB_COEFS, at most
 
 
 cdef struct plan:
@@ -54,12 +56,7 @@ cdef struct plan:
     double *shift   # [lanes]
     double *sums    # [chunks + 1][2][lanes]; the last is for the rest, in the first `channels` lanes of each half
     double *part    # [channels][2] sums, then [JOB_COEFS][channels], while a statistic is finished
-    char *coefs     # [KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
-
-
-cdef inline int64_t computed(const job *j) noexcept nogil:
-    """Bytes of the type computed with."""
-    return sizeof(double) if j.op.wide else sizeof(float)
+    char *coefs     # [JOB_KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
 
 
 cdef plan cut_rows(const job *j) noexcept nogil:
@@ -80,7 +77,7 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.tall = (p.rows + p.chunks - 1) // max(p.chunks, 1)  # all alike, but for the last
     p.chunks = (p.rows + p.tall - 1) // max(p.tall, 1)
     p.spread = max(p.lanes, (ROWS_WRAP // 4 + j.channels - 1) // j.channels * j.channels)
-    p.step = p.spread * computed(j) + ROWS_WRAP
+    p.step = p.spread * job_real(j) + ROWS_WRAP
     p.shift = p.sums = p.part = NULL
     p.coefs = NULL
     return p
@@ -94,7 +91,7 @@ cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64
         return
     if job_has_dy(j):
         j.op.lane_grad_sums(j.dy + at, j.x + at, rows, last - first, stride, p.shift + first,
-                            p.coefs + first * computed(j) if j.relu else NULL, p.step // computed(j), sums + first,
+                            p.coefs + first * job_real(j) if j.relu else NULL, p.step // job_real(j), sums + first,
                             sums + p.lanes + first)
     else:
         j.op.lane_sums(j.x + at, rows, last - first, stride, p.shift + first, sums + first, sums + p.lanes + first)
@@ -152,17 +149,12 @@ cdef void merge(const plan *p, int64_t first, int64_t last) noexcept nogil:
             total[lane] += sums[lane]
 
 
-cdef inline int kept(const job *j) noexcept nogil:
-    """How many of JOB_COEFS the sweeps read."""
-    return (KEPT if j.relu else KEPT - 1) if job_from_both(j) else 3
-
-
 cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const double *k) noexcept nogil:
     """The coefficients of channels first to last - 1, to all of their lanes."""
-    cdef int64_t n, c, size = computed(j)
+    cdef int64_t n, c, size = job_real(j)
     cdef char *lanes
     cdef int i
-    for i in range(kept(j)):
+    for i in range(job_kept(j)):
         lanes = p.coefs + i * p.step
         if j.op.wide:
             for c in range(last - first):
@@ -176,8 +168,8 @@ cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const
 
 cdef void wrap(const job *j, const plan *p) noexcept nogil:
     cdef int i
-    for i in range(kept(j)):
-        memcpy(p.coefs + i * p.step + p.spread * computed(j), p.coefs + i * p.step, ROWS_WRAP)
+    for i in range(job_kept(j)):
+        memcpy(p.coefs + i * p.step + p.spread * job_real(j), p.coefs + i * p.step, ROWS_WRAP)
 
 
 cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
@@ -221,12 +213,13 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t at = first * j.op.item
+    cdef int64_t at = first * j.op.item, ahead = ROWS_FAR // j.op.item if j.stream else 0
     if job_from_both(j):
-        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, first % p.spread, p.spread, p.coefs, j.relu, j.stream)
+        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, first % p.spread, p.spread, p.coefs, j.relu, j.stream,
+                       ahead)
     else:
         j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
-                         first % p.spread, p.spread, p.coefs, j.relu, j.stream)
+                         first % p.spread, p.spread, p.coefs, j.relu, j.stream, ahead)
 
 
 cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
@@ -286,7 +279,7 @@ cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
 
 cdef int64_t room(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
-    return doubles(j, &p) * <int64_t> sizeof(double) + KEPT * p.step
+    return doubles(j, &p) * <int64_t> sizeof(double) + JOB_KEPT * p.step
 
 
 cdef void run(const job *j) noexcept nogil:

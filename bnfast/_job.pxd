@@ -49,7 +49,10 @@ cdef extern from "job.h" nogil:
 
     enum:
         JOB_COEFS
+        JOB_KEPT
 
+    int64_t job_real(const job *)
+    int job_kept(const job *)
     bint job_has_sums(const job *)
     bint job_is_given(const job *)
     bint job_has_output(const job *)

@@ -7,6 +7,7 @@ cdef extern from "rows.h" nogil:
         ROWS_LANES
         ROWS_TILE
         ROWS_LINE
+        ROWS_FAR
         ROWS_SOON
         ROWS_WRAP
 
@@ -54,9 +55,13 @@ cdef extern from "rows.h" nogil:
             const void *, const void *, int64_t, int64_t, int64_t, const double *, const void *, int64_t, double *,
             double *) noexcept nogil
         void (*lane_affine)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int,
+            int64_t) noexcept nogil
         void (*lane_grad)(
-            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int) noexcept nogil
+            void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int,
+            int64_t) noexcept nogil
+        void (*lane_spread)(void *, const double *, int64_t, int64_t) noexcept nogil
+        void (*lane_fold)(const double *, const double *, int64_t, int64_t, double *, int64_t) noexcept nogil
         void (*point_affine)(
             void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, const void *, const void *, int,
             int64_t) noexcept nogil

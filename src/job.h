@@ -55,7 +55,7 @@ typedef struct job {
     char *room;                          /* scratch, as much as the schedule's room() says, at a multiple of 8 */
 } job;
 
-enum { JOB_COEFS = 8 };                  /* rows.h says what they are */
+enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */
 
 static inline double job_get(job_vector v, int64_t c, double absent) {
     return !v.data ? absent : v.wide ? ((double *)v.data)[c] : (double)((float *)v.data)[c];
@@ -85,6 +85,10 @@ static inline int job_two_sweeps(const job *j) { return j->pass == JOB_TRAIN || 
 static inline int job_from_both(const job *j) { return j->pass == JOB_GRAD || (j->pass == JOB_GRAD_FROZEN && j->relu); }
 
 static inline int64_t job_param(const job *j, int64_t c) { return c < j->period ? c : c % j->period; }
+
+/* Bytes of the type computed with, and how many of JOB_COEFS the sweeps read, at most JOB_KEPT. */
+static inline int64_t job_real(const job *j) { return j->op->wide ? sizeof(double) : sizeof(float); }
+static inline int job_kept(const job *j) { return !job_from_both(j) ? 3 : j->relu ? JOB_KEPT : JOB_KEPT - 1; }
 
 /* How many of n positions, from `at` on, are alike: all count, or none of them. */
 static inline int64_t job_stretch(const job *j, int64_t at, int64_t n) {

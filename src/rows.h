@@ -90,9 +90,13 @@ typedef struct {
        the type computed with for each coefficient, at least ROWS_WRAP / 4 of them, and after it its own first ROWS_WRAP
        bytes again, for vectors that begin in one row and end in the next. */
     void (*lane_affine)(void *y, const void *x, const void *res, int64_t n, int64_t first, int64_t lanes, const void *k,
-                        int relu, int stream);
+                        int relu, int stream, int64_t ahead);
     void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k,
-                      int relu, int stream);
+                      int relu, int stream, int64_t ahead);
+    /* Each of n values goes to `inner` lanes; one such array of k. */
+    void (*lane_spread)(void *out, const double *k, int64_t n, int64_t inner);
+    /* At sums + i * step, i in [0, n): {sum(first), sum(second)} of the lanes from i * inner on, `inner` of them. */
+    void (*lane_fold)(const double *first, const double *second, int64_t n, int64_t inner, double *sums, int64_t step);
 
     /* Runs whose elements have a gamma and a beta each, of the type computed with (point norms: layer, RMS).
        y = ((x - k[0]) * k[1] + k[2]) * gamma + beta */

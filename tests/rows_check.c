@@ -285,9 +285,9 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
         }
         char *py = y + GUARD * t->item;
         if (pass < 4)
-            t->lane_affine(py, px, res ? pdy : NULL, count, first, n, params, relu, stream);
+            t->lane_affine(py, px, res ? pdy : NULL, count, first, n, params, relu, stream, stride);
         else
-            t->lane_grad(py, pdy, px, count, first, n, params, relu, stream);
+            t->lane_grad(py, pdy, px, count, first, n, params, relu, stream, stride);
         wrong += compare();
     }
     return wrong;

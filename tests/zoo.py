@@ -11,7 +11,7 @@ def _layouts(n, c, *maps):
     return [((n, c, *maps), 1), ((n, *maps, c), -1)]
 
 
-# (shape, axis): ranks 2 to 5, maps of 1, 2, 7, 49, 63, 64, 65 elements, channels of 1, 3, 15, 16, 17, 200.
+# (shape, axis): ranks 2 to 5, maps of 1, 2, 4, 7, 9, 49, 63, 64, 65 elements, channels of 1, 3, 15, 16, 17, 200.
 CASES = [
     *_layouts(2, 1, 7),
     *_layouts(5, 3, 1, 2),
@@ -22,6 +22,8 @@ CASES = [
     *_layouts(2, 3, 4, 4, 4),
     *_layouts(33, 3, 1),
     *_layouts(70, 64, 7, 7),
+    *_layouts(8, 300, 2, 2),
+    *_layouts(300, 7, 3, 3),
     *_layouts(1, 1, 300, 333),
     *_layouts(1, 3, 257, 129),
     *_layouts(9, 200, 49),
