@@ -143,7 +143,8 @@ cdef void sum_some(const job *j, block b, const double *shift, rows_coefs gate, 
     cdef job own
     if p.rows == b.rows and p.inner == b.inner:
         own = j[0]  # with the copy as its array
-        own.mask, own.channels, own.inner, own.x, own.dy = NULL, 1, b.inner, <char *> x, <char *> dy
+        own.mask, own.outer, own.channels, own.inner = NULL, 1, 1, b.inner
+        own.x, own.dy = <char *> x, <char *> dy
         j.op.run_keep(x, b.inner, j.x + at, stride, mask, j.inner, b.rows, b.inner, shift[0])
         if job_has_dy(j):
             j.op.run_keep(dy, b.inner, j.dy + at, stride, mask, j.inner, b.rows, b.inner, 0)
@@ -158,10 +159,15 @@ cdef void sum_some(const job *j, block b, const double *shift, rows_coefs gate, 
         p = nth_piece(b, stride, i)
 
 
-cdef bint as_lanes(const job *j) noexcept nogil:
-    """Are rows so short that they would leave vectors half empty, and cost more than their elements? Then each of their
-    elements is a lane. By shape alone, as the order of adding follows."""
+cdef bint are_short(const job *j) noexcept nogil:
+    """Do rows leave vectors half empty, and cost more than their elements? By shape alone, as the order of adding
+    follows."""
     return 1 < j.inner < SHORT and j.outer >= TALL and not j.points
+
+
+cdef bint as_lanes(const job *j) noexcept nogil:
+    """Then each of their elements is a lane. A mask, though, is of one channel."""
+    return are_short(j) and j.mask == NULL
 
 
 cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
@@ -222,19 +228,11 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, ro
     """sums[runs][2] of a block and of those that follow it at once, each about its own shift, and with its own gate.
     Under a mask, of one. ahead: as in rows.h."""
     cdef counts which = which_count(j, b, j.channels * j.inner)
-    cdef double[3 * SHORT + JOB_KEPT * (SHORT + 16)] own  # strip_room() of a row
-    cdef strip s
-    cdef int64_t t
     if which == NONE:
         sums[0] = sums[1] = 0
         return
     if which == SOME:
         sum_some(j, b, shift, gate, sums)
-        return
-    if as_lanes(j):
-        for t in range(runs):
-            s = new_strip(j, 1, shift + t, coefs_from(gate, t), own)
-            sum_strip(j, &s, b.start + t * b.inner, b.rows, sums + 2 * t, 2)
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
     if not job_has_dy(j):
@@ -311,11 +309,27 @@ cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, do
     return g
 
 
+cdef void sum_lanes(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
+    """sum_tasks() of rows that are lanes, for threads that share the chunks of a channel."""
+    cdef double[3 * SHORT + JOB_KEPT * (SHORT + 16)] room  # strip_room() of a row
+    cdef int64_t task, n
+    cdef block b
+    cdef strip s
+    for task in range(first, last):
+        n = task // k.count
+        b = chunk_of(j, k, g.first + n, task % k.count)
+        s = new_strip(j, 1, g.shift + n, coefs_from(g.coefs, n), room)
+        sum_strip(j, &s, b.start, b.rows, g.sums + 2 * task, 2)
+
+
 cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
     """Sums chunks first to last - 1, counted through the channels, and fetches what follows each row."""
     cdef int64_t stride = j.channels * j.inner, n, i
     cdef block b, after
     if first >= last:
+        return
+    if as_lanes(j):
+        sum_lanes(j, k, g, first, last)
         return
     n, i = first // k.count, first % k.count
     b = chunk_of(j, k, g.first + n * k.span, i)
@@ -438,7 +452,7 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
 
 cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
     """Channels first to last - 1, lot by lot: sum each statistic, then normalize. room: as thread_room() says."""
-    if as_lanes(j) and j.mask == NULL:  # a mask is of one channel
+    if as_lanes(j):
         whole_strips(j, k, first, last, room)
         return
     cdef int64_t group = group_size(j, False)
@@ -506,7 +520,7 @@ cdef bint one_strip(const job *j) noexcept nogil:
     """Does inference take its rows as lanes, all of a sample's? If L1 holds their coefficients; or L2, which is slower,
     but not than the shortest rows."""
     cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
-    return as_lanes(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
+    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
 
 
 cdef void write_span(const job *j, const strip *s, int64_t first, int64_t last) noexcept nogil:
@@ -551,7 +565,7 @@ cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
     cdef int64_t group = group_size(j, False), strips = group_size(j, True)
     return max(
         2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0),
-        lot_room(k, strips) + strip_room(j, strips) if as_lanes(j) else 0,
+        lot_room(k, strips) + strip_room(j, strips) if are_short(j) else 0,
     )
 
 

@@ -108,6 +108,7 @@ static inline void job_look_at_mask(job *j) {
     int64_t count = 0, first = job_counts(j, 0) ? 0 : job_stretch(j, 0, n);
     for (int64_t i = 0; i < n; i++) count += j->mask[i] != 0;
     j->count = (double)count;
+    if (count == n) j->mask = NULL; /* a mask of all is none */
     j->first = first / j->inner * j->channels * j->inner + first % j->inner;
 }
 
