@@ -31,6 +31,7 @@ from ._job cimport (
     job_given,
     job_has_dy,
     job_has_output,
+    job_has_sums,
     job_is_given,
     job_kept,
     job_real,
@@ -172,8 +173,8 @@ cdef bint as_lanes(const job *j) noexcept nogil:
 
 cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
     """Doubles for the strip of so many channels, in whole lines."""
-    cdef int64_t lanes = channels * j.inner
-    return (3 * lanes + JOB_KEPT * (lanes * job_real(j) + ROWS_WRAP) // <int64_t> sizeof(double) + 7) // 8 * 8
+    cdef int64_t lanes = channels * j.inner, coefs = JOB_KEPT * (lanes * job_real(j) + ROWS_WRAP)
+    return ((3 * lanes if job_has_sums(j) else 0) + coefs // <int64_t> sizeof(double) + 7) // 8 * 8
 
 
 cdef void spread(const job *j, const strip *s, rows_coefs k) noexcept nogil:
@@ -185,13 +186,13 @@ cdef void spread(const job *j, const strip *s, rows_coefs k) noexcept nogil:
 
 cdef strip new_strip(const job *j, int64_t channels, const double *shift, rows_coefs gate,
                      double *room) noexcept nogil:
-    """So many channels as lanes, ready to be summed, unless shift is NULL."""
+    """So many channels as lanes, ready to be summed, if they are."""
     cdef strip s
     cdef int64_t c, i
     s.channels, s.lanes = channels, channels * j.inner
     s.step = s.lanes * job_real(j) + ROWS_WRAP
-    s.shift, s.sums, s.coefs = room, room + s.lanes, <char *> (room + 3 * s.lanes)
-    for c in range(channels if shift != NULL else 0):
+    s.shift, s.sums, s.coefs = room, room + s.lanes, <char *> (room + (3 * s.lanes if job_has_sums(j) else 0))
+    for c in range(channels if job_has_sums(j) else 0):
         for i in range(j.inner):
             s.shift[c * j.inner + i] = shift[c]
     if j.relu and job_has_dy(j):
