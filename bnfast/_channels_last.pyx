@@ -32,7 +32,7 @@ from ._job cimport (
     job_shifts,
     job_stretch,
 )
-from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, table
+from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, llc_bytes, table
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -213,7 +213,9 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t at = first * j.op.item, ahead = ROWS_FAR // j.op.item if j.stream else 0
+    cdef int64_t at = first * j.op.item, ahead = 0
+    if j.stream or j.outer * j.channels * j.op.item > llc_bytes() // 4:  # it comes from memory, or soon might
+        ahead = ROWS_FAR // j.op.item
     if job_from_both(j):
         j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, first % p.spread, p.spread, p.coefs, j.relu, j.stream,
                        ahead)
