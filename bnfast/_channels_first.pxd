@@ -25,28 +25,17 @@ cdef struct lot:         # channels whose statistics are worked out together
     int64_t runs         # of `span` channels, which are summed as one
     int64_t parts        # runs to a statistic
     int64_t tasks        # chunks in all
-    double *room         # of all of these: first coefs, [JOB_COEFS][channels]
-    rows_coefs coefs
+    rows_coefs coefs     # [JOB_COEFS][channels]
     double *shift        # [runs]
     double *sums         # [tasks][2]
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil
-cdef struct strip:       # a lot whose rows are lanes, each of its channel
-    int64_t channels
-    int64_t lanes
-    int64_t step         # bytes from one coefficient's lanes to the next one's
-    double *shift        # [lanes]
-    double *sums         # [2][lanes]
-    char *coefs          # [JOB_KEPT][lanes, and ROWS_WRAP bytes more] of the type computed with
-
-
 cdef const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil
 cdef rows_coefs coefs_from(rows_coefs k, int64_t row) noexcept nogil
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil
 cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil
 cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, double *room) noexcept nogil
-cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil
 cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil
 cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_t stride, rows_coefs coefs,
                 int64_t ahead, const rows_also *also) noexcept nogil

@@ -21,6 +21,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memchr, memcmp, memset
 
+from ._channels_last cimport sum_lanes, write_lanes
 from ._job cimport (
     JOB_COEFS,
     JOB_INFER,
@@ -58,6 +59,15 @@ ctypedef enum counts:
     NONE
     SOME
     ALL
+
+
+cdef struct strip:   # a lot whose rows are lanes, each of its channel
+    int64_t channels
+    int64_t lanes
+    int64_t step     # bytes from one coefficient's lanes to the next one's
+    double *shift    # [lanes]
+    double *sums     # [2][lanes]
+    char *coefs      # [JOB_KEPT][lanes, and ROWS_WRAP bytes more] of the type computed with
 
 
 cdef cut cut_runs(const job *j, int64_t span) noexcept nogil:
@@ -203,25 +213,9 @@ cdef strip new_strip(const job *j, int64_t channels, const double *shift, rows_c
 cdef void sum_strip(const job *j, const strip *s, int64_t start, int64_t rows, double *sums,
                     int64_t step) noexcept nogil:
     """The sums of each channel, at sums + i * step, over rows of lanes from element `start` on."""
-    cdef int64_t at = start * j.op.item, stride = j.channels * j.inner
     memset(s.sums, 0, 2 * s.lanes * sizeof(double))
-    if job_has_dy(j):
-        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, s.lanes, stride, s.shift, s.coefs if j.relu else NULL,
-                            s.step // job_real(j), s.sums, s.sums + s.lanes)
-    else:
-        j.op.lane_sums(j.x + at, rows, s.lanes, stride, s.shift, s.sums, s.sums + s.lanes)
+    sum_lanes(j, start, rows, s.lanes, j.channels * j.inner, s.shift, s.coefs, s.step, s.sums, s.sums + s.lanes)
     j.op.lane_fold(s.sums, s.sums + s.lanes, s.channels, j.inner, sums, step)
-
-
-cdef void write_lanes(const job *j, const strip *s, int64_t start, int64_t n, int64_t lane,
-                      int64_t ahead) noexcept nogil:
-    """Normalizes n elements, from `start` on, the first of which is of that lane. ahead: as in rows.h."""
-    cdef int64_t at = start * j.op.item
-    if job_from_both(j):
-        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, lane, s.lanes, s.coefs, j.relu, j.stream, ahead)
-    else:
-        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
-                         lane, s.lanes, s.coefs, j.relu, j.stream, ahead)
 
 
 cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, rows_coefs gate, double *sums,
@@ -300,17 +294,17 @@ cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, do
     g.first, g.channels = first, channels
     g.parts, g.runs = j.share // k.span, channels // k.span
     g.tasks = g.runs * k.count
-    g.room = room
     g.coefs = rows_coefs(room, 1, channels)
     g.shift = room + JOB_COEFS * channels
     g.sums = g.shift + g.runs
-    job_shifts(j, first, statistics, g.parts, g.shift)
+    if not (j.points and job_has_dy(j)):  # whose sums are about the mean
+        job_shifts(j, first, statistics, g.parts, g.shift)
     if job_is_given(j):
         job_given(j, first, statistics, room, channels)
     return g
 
 
-cdef void sum_lanes(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
+cdef void sum_short(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
     """sum_tasks() of rows that are lanes, for threads that share the chunks of a channel."""
     cdef double[3 * SHORT + JOB_KEPT * (SHORT + 16)] room  # strip_room() of a row
     cdef int64_t task, n
@@ -330,7 +324,7 @@ cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int
     if first >= last:
         return
     if as_lanes(j):
-        sum_lanes(j, k, g, first, last)
+        sum_short(j, k, g, first, last)
         return
     n, i = first // k.count, first % k.count
     b = chunk_of(j, k, g.first + n * k.span, i)
@@ -360,7 +354,7 @@ cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
                 first += g.sums[2 * i]
                 second += g.sums[2 * i + 1]
             g.sums[2 * n], g.sums[2 * n + 1] = first, second
-    job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, g.room, g.channels)
+    job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, <double *> g.coefs.at, g.channels)
 
 
 cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
@@ -434,18 +428,19 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
     """whole_channels() of rows that are lanes."""
     cdef int64_t group = group_size(j, True), i
     cdef lot g
+    cdef block b
     cdef strip s
     while first < last:
         g = new_lot(j, k, first, min(group, last - first), room)
         s = new_strip(j, g.channels, g.shift, g.coefs, room + lot_room(k, group))
         for i in range(k.count):
-            sum_strip(j, &s, chunk_of(j, k, first, i).start, min(k.rows, j.outer - i * k.rows), g.sums + 2 * i,
-                      2 * k.count)
+            b = chunk_of(j, k, first, i)
+            sum_strip(j, &s, b.start, b.rows, g.sums + 2 * i, 2 * k.count)
         finish_lot(j, k, &g)
         if job_has_output(j):
             spread(j, &s, g.coefs)
             for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-                write_lanes(j, &s, (i * j.channels + first) * j.inner, s.lanes, 0, 0)
+                write_lanes(j, (i * j.channels + first) * j.inner, s.lanes, 0, s.lanes, s.coefs, 0)
         first += g.channels
     if j.stream:
         fence()
@@ -470,7 +465,7 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
         together = along and channels > 0
         if not together and job_has_output(j):
             write_lot(j, &g, channels == 0)
-        after = new_lot(j, k, first, channels, other if g.room == room else room)
+        after = new_lot(j, k, first, channels, other if g.coefs.at == room else room)
         if together:
             write_and_sum(j, k, &g, &after, lanes)
         else:
@@ -503,9 +498,14 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
             fence()
 
 
-cdef void apply_span(const job *j, rows_coefs coefs, int64_t first, int64_t last) noexcept nogil:
-    """out = x normalized, elements first to last - 1 of the whole array, in the order of memory."""
+cdef void apply_span(const job *j, rows_coefs coefs, const strip *lanes, int64_t first, int64_t last) noexcept nogil:
+    """out = x normalized, elements first to last - 1 of the whole array, in the order of memory. lanes: NULL, or a
+    strip of all channels."""
     cdef int64_t row, column, rows, width
+    if lanes != NULL:
+        write_lanes(j, first, last - first, first % lanes.lanes, lanes.lanes, lanes.coefs,
+                    ROWS_FAR // j.op.item if j.stream else 0)
+        first = last
     while first < last:
         row, column = first // j.inner, first % j.inner
         rows, width = 1, min(j.inner - column, last - first)
@@ -524,35 +524,24 @@ cdef bint one_strip(const job *j) noexcept nogil:
     return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
 
 
-cdef void write_span(const job *j, const strip *s, int64_t first, int64_t last) noexcept nogil:
-    """apply_span() of one strip."""
-    write_lanes(j, s, first, last - first, first % s.lanes, ROWS_FAR // j.op.item if j.stream else 0)
-    if j.stream:
-        fence()
-
-
 cdef void infer(const job *j) noexcept nogil:
     cdef int64_t step, size = j.outer * j.channels * j.inner
     cdef rows_coefs coefs = rows_coefs(<double *> j.room, 1, j.channels)
-    cdef bint lanes = one_strip(j) and j.mask == NULL
+    cdef const strip *lanes = NULL
     cdef strip s
     cdef int t
     job_given(j, 0, j.channels // j.share, <double *> j.room, j.channels)
-    if lanes:
+    if one_strip(j) and j.mask == NULL:
+        lanes = &s
         s = new_strip(j, j.channels, NULL, coefs, <double *> j.room + JOB_COEFS * j.channels)
         spread(j, &s, coefs)
-    if j.threads == 1 and lanes:
-        write_span(j, &s, 0, size)
-    elif j.threads == 1:
-        apply_span(j, coefs, 0, size)
+    if j.threads == 1:
+        apply_span(j, coefs, lanes, 0, size)
     else:
         step = (size + j.threads - 1) // j.threads
         step = (step + 63) // 64 * 64
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            if lanes:
-                write_span(j, &s, min(t * step, size), min((t + 1) * step, size))
-            else:
-                apply_span(j, coefs, min(t * step, size), min((t + 1) * step, size))
+            apply_span(j, coefs, lanes, min(t * step, size), min((t + 1) * step, size))
 
 
 cdef int64_t whole_part(const job *j) noexcept nogil:

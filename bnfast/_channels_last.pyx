@@ -83,18 +83,35 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     return p
 
 
+cdef void sum_lanes(const job *j, int64_t start, int64_t rows, int64_t lanes, int64_t stride, const double *shift,
+                    const char *coefs, int64_t step, double *first, double *second) noexcept nogil:
+    """Adds rows of lanes, from element `start` on. coefs: of these lanes, `step` bytes apart, for a gate."""
+    cdef int64_t at = start * j.op.item
+    if job_has_dy(j):
+        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, lanes, stride, shift, coefs if j.relu else NULL,
+                            step // job_real(j), first, second)
+    else:
+        j.op.lane_sums(j.x + at, rows, lanes, stride, shift, first, second)
+
+
+cdef void write_lanes(const job *j, int64_t start, int64_t n, int64_t lane, int64_t lanes, const char *coefs,
+                      int64_t ahead) noexcept nogil:
+    """n elements of the output, from `start` on, the first of which is of that lane. ahead: as in rows.h."""
+    cdef int64_t at = start * j.op.item
+    if job_from_both(j):
+        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, lane, lanes, coefs, j.relu, j.stream, ahead)
+    else:
+        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
+                         lane, lanes, coefs, j.relu, j.stream, ahead)
+
+
 cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t fold, int64_t first, int64_t last,
                    double *sums) noexcept nogil:
     """Adds the lanes first to last - 1 of rows, `fold` of them taken as one, from `row` on."""
-    cdef int64_t stride = fold * j.channels, at = (row * j.channels + first) * j.op.item
     if rows == 0 or first >= last:
         return
-    if job_has_dy(j):
-        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, last - first, stride, p.shift + first,
-                            p.coefs + first * job_real(j) if j.relu else NULL, p.step // job_real(j), sums + first,
-                            sums + p.lanes + first)
-    else:
-        j.op.lane_sums(j.x + at, rows, last - first, stride, p.shift + first, sums + first, sums + p.lanes + first)
+    sum_lanes(j, row * j.channels + first, rows, last - first, fold * j.channels, p.shift + first,
+              p.coefs + first * job_real(j), p.step, sums + first, sums + p.lanes + first)
 
 
 cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
@@ -213,15 +230,10 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t at = first * j.op.item, ahead = 0
+    cdef int64_t ahead = 0
     if j.stream or j.outer * j.channels * j.op.item > llc_bytes() // 4:  # it comes from memory, or soon might
         ahead = ROWS_FAR // j.op.item
-    if job_from_both(j):
-        j.op.lane_grad(j.out + at, j.dy + at, j.x + at, n, first % p.spread, p.spread, p.coefs, j.relu, j.stream,
-                       ahead)
-    else:
-        j.op.lane_affine(j.out + at, (j.dy if job_has_dy(j) else j.x) + at, j.res + at if j.res != NULL else NULL, n,
-                         first % p.spread, p.spread, p.coefs, j.relu, j.stream, ahead)
+    write_lanes(j, first, n, first % p.spread, p.spread, p.coefs, ahead)
 
 
 cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:

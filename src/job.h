@@ -52,7 +52,7 @@ typedef struct job {
     job_vector gamma, beta;              /* in: absent means 1 and 0 */
     job_vector mean, var;                /* in; JOB_MOMENTS and JOB_TRAIN write them (mean, m2; float64) */
     job_vector dgamma, dbeta;            /* out, one a channel (before repetition), or an element (points) */
-    char *room;                          /* scratch, as much as the schedule's room() says, at a multiple of 8 */
+    char *room;                          /* scratch, as much as the schedule's room() says, from a cache line on */
 } job;
 
 enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */
