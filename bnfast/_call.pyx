@@ -50,13 +50,13 @@ from ._job cimport (
     JOB_TRAIN,
     job,
     job_from,
+    job_from_both,
     job_get,
     job_has_dy,
     job_has_output,
     job_look_at_mask,
     job_pass,
     job_set,
-    job_two_sweeps,
     job_vector,
 )
 from ._machine cimport granted, llc_bytes, rows_type, table, threads_for
@@ -112,6 +112,17 @@ cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
     return c.samples * (c.groups if c.norm == BNFAST_GROUP else c.channels)
 
 
+cdef bint goes_past(const job *j, int64_t bytes) noexcept nogil:
+    """Is the output, of so many bytes, written past the cache? If it and what it is made from would not stay there
+    anyway: then no line is read only to be overwritten. Backward reads two arrays twice, and wants room for them.
+    Channels of several rows gain sooner, as one is summed while another one waits to be written."""
+    if job_from_both(j):
+        return 4 * bytes > llc_bytes()
+    if j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1:
+        return 3 * bytes > llc_bytes()
+    return 2 * bytes > llc_bytes()
+
+
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
     """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
     cdef int64_t size
@@ -164,9 +175,7 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         j.samples = 1
     size = c.samples * c.outer * c.channels * c.inner
     j.threads = threads_for(size, c.threads)
-    # The output is written past the cache if it would not stay there anyway: no line is read only to be overwritten. A
-    # second sweep also wants the room for its inputs.
-    j.stream = size * j.op.item * (4 if job_two_sweeps(j) else 2) > llc_bytes()
+    j.stream = goes_past(j, size * j.op.item)
     return BNFAST_OK
 
 
