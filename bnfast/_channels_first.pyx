@@ -370,15 +370,16 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     """Is each lot summed while the one before it is written? If that goes past the cache, and so waits for memory. But
-    not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, and not if the one
-    would drive the other out of the cache. Rows whose distance is a high power of 2 share few of its sets, in each of
-    which 16 lines fit."""
+    not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
+    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Rows
+    whose distance is a high power of 2 share few of its sets, in each of which 16 lines fit."""
     cdef int64_t walk = group_size(j, False) * j.inner * j.op.item, need = j.outer * walk * (2 if job_has_dy(j) else 1)
     cdef int64_t distance = j.channels * j.inner * j.op.item, way = l2_bytes() // 16
     cdef int64_t held = 16 * way // min(distance & -distance, way) * walk
     return (
         job_two_sweeps(j) and j.stream and j.mask == NULL and not j.points and k.span == 1
         and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
+        and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
         and need <= held and 2 * need <= l2_bytes()
     )
 

@@ -368,3 +368,18 @@ def test_sums_beside_an_output_past_the_cache(inner):
         out = x.copy()
         again = bnfast.batch_norm_backward(dy, out, moments, gamma, **shut, out=out, num_threads=threads)
         assert all(map(same_bits, again, gated))
+
+
+@pytest.mark.parametrize("rest", [1, 16, 31])
+def test_sums_beside_an_output_past_the_cache_of_a_short_last_piece(rest):
+    """Rows of 63 pieces and a few elements more, in half a second-level cache of 1 MiB or more."""
+    inner = 63 * 4096 + rest
+    channels = bnfast.show_config("dicts")["llc_bytes"] // (6 * inner) + 2
+    x = np.random.default_rng(rest).standard_normal((1, channels, inner), np.float32).astype(np.float16)
+    exact = reference.batch_norm(x.astype(np.float64))[0]
+    for threads in (1, 2, 3):
+        y, moments = bnfast.batch_norm(x, num_threads=threads)
+        alone = bnfast.moments(x, num_threads=threads)
+        assert same_bits(moments.mean, alone.mean)
+        assert same_bits(moments.m2, alone.m2)
+        np.testing.assert_allclose(y, exact, rtol=1e-3, atol=1e-5)
