@@ -247,8 +247,12 @@ cdef inline cnp.ndarray new_array(int ndim, cnp.npy_intp *shape, bint wide):
 
 
 cdef class Fields:
-    """What Moments (_moments.py) are made of: here, so that to make them is no call into Python."""
-    cdef public object count, mean, m2
+    """What Moments (_moments.py) are made of: here, so that to make them is no call into Python, and so that nobody
+    replaces them, as the kernels trust their sizes."""
+    cdef readonly object count, mean, m2
+
+    def _set(self, count, cnp.ndarray mean not None, cnp.ndarray m2 not None):
+        self.count, self.mean, self.m2 = count, mean, m2
 
 
 cdef void put_narrow(cnp.ndarray wide, cnp.ndarray narrow) noexcept:
@@ -276,8 +280,10 @@ def blend(tuple into, tuple running, Fields moments, momentum, bint unbiased):
     batches += 1
     cdef double keep = 1 - 1 / <double> batches if momentum is None else momentum
     cdef double divisor = moments.count - unbiased
-    cdef cnp.npy_intp c, channels = cnp.PyArray_SIZE(mean)
+    cdef cnp.npy_intp c, channels = cnp.PyArray_SIZE(old_mean)
     cdef cnp.ndarray new_mean = into[0], new_var = into[1]
+    if not cnp.PyArray_SIZE(mean) == cnp.PyArray_SIZE(new_mean) == channels:
+        raise ValueError(f"x: got {cnp.PyArray_SIZE(mean)} channels, the running averages have {channels}")
     cdef double *a = <double *> cnp.PyArray_DATA(new_mean)
     cdef double *b = <double *> cnp.PyArray_DATA(new_var)
     cdef double *p = <double *> cnp.PyArray_DATA(old_mean)

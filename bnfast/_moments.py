@@ -45,15 +45,15 @@ class Moments(Fields):
 
     def __init__(self, count, mean, m2):
         try:
-            self.count = operator.index(count)
+            count = operator.index(count)
         except TypeError:
             raise TypeError(f"count: got {count!r}, wants an integer") from None
-        self.mean = np.array(mean, np.float64)
-        self.m2 = np.array(m2, np.float64)
-        if self.count < 0:
-            raise ValueError(f"count: got {self.count}, wants 0 or more")
-        if self.mean.ndim != 1 or self.mean.shape != self.m2.shape:
-            raise ValueError(f"m2: got shape {self.m2.shape} beside mean's {self.mean.shape}, wants two of one (C,)")
+        if count < 0:
+            raise ValueError(f"count: got {count}, wants 0 or more")
+        mean, m2 = np.array(mean, np.float64, order="C"), np.array(m2, np.float64, order="C")
+        if mean.ndim != 1 or mean.shape != m2.shape:
+            raise ValueError(f"m2: got shape {m2.shape} beside mean's {mean.shape}, wants two of one (C,)")
+        self._set(count, mean, m2)
 
     def _belong_to(self, shape, count):
         """Refuses moments that are not of the x that a backward pass has: `shape` statistics, each of count values."""
@@ -66,9 +66,7 @@ class Moments(Fields):
     def _of(cls, count, mean, m2):
         """From float64 arrays that are ours to keep: no check, no copy."""
         self = _new(cls)
-        self.count = count
-        self.mean = mean
-        self.m2 = m2
+        self._set(count, mean, m2)
         return self
 
     @property

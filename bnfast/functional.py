@@ -393,10 +393,8 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
     )
     outer, channels, inner = axes
     count, mask = geometry.mask(mask, x, axis, outer * inner, target)
-    if moments is not None and (mean.size != channels or moments.count != count):
-        raise ValueError(
-            f"moments: got {mean.size} channels of {moments.count} values, wants {channels} of {count}, as x has"
-        )
+    if moments is not None:
+        moments._belong_to((channels,), count)
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         op,

@@ -280,7 +280,8 @@ class _ChannelNorm(_Norm):
         return self._call(x, residual, None, out, num_threads)
 
     def _call(self, x, residual, mask, out, num_threads):
-        if self.gamma is None and self.beta is None:  # else they will tell
+        told = self.beta if self.gamma is None else self.gamma
+        if getattr(told, "shape", None) != (self.channels,):  # else what x has beside it will tell
             channels = F.geometry.view(np.shape(x), self.axis)[1]
             if channels != self.channels:
                 raise ValueError(f"x: got {channels} channels, wants {self.channels}")

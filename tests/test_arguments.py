@@ -68,8 +68,17 @@ BAD_BACKWARD = [
     (dict(dy=X[:1]), ValueError, r"^dy: got shape \(1, 3, 4\) .* wants those of x"),
     (dict(dy=X.astype(np.float64)), ValueError, "^dy: got .* dtype float64"),
     (dict(dy=X.astype(object)), TypeError, "^dy: got dtype object"),
-    (dict(moments=bnfast.moments(X[:, :2])), ValueError, "^moments: got 2 channels of 8 values, wants 3 of 8"),
-    (dict(moments=bnfast.moments(X[:1])), ValueError, "^moments: got 3 channels of 4 values, wants 3 of 8"),
+    (
+        dict(moments=bnfast.moments(X[:, :2])),
+        ValueError,
+        r"^moments: got \(2,\) statistics of 8 values, wants \(3,\) of 8",
+    ),
+    (
+        dict(moments=bnfast.moments(X[:1])),
+        ValueError,
+        r"^moments: got \(3,\) statistics of 4 values, wants \(3,\) of 8",
+    ),
+    (dict(moments=bnfast.group_norm(X, 1)[1]), ValueError, r"^moments: got \(2, 1\) statistics of 12 values"),
     (dict(moments=(V, V)), TypeError, "^moments: got tuple"),
     (dict(gamma=np.ones(4)), ValueError, r"^gamma: got shape \(4,\)"),
 ]

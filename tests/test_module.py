@@ -135,6 +135,21 @@ def test_a_call_with_too_many_channels_writes_nothing(scale):
     assert (out == 7).all()
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_replaced_parameters_do_not_change_the_number_of_channels(scale):
+    """The running averages have the old one."""
+    bn = bnfast.BatchNorm(3, scale=scale, shift=not scale)
+    setattr(bn, "gamma" if scale else "beta", np.ones(5, np.float32))
+    with pytest.raises(ValueError, match="^x: got 5 channels, wants 3"):
+        bn(np.ones((4, 5), np.float32))
+    with pytest.raises(ValueError, match="^gamma: got" if scale else "^beta: got"):
+        bn(np.ones((4, 3), np.float32))
+    bn = bnfast.BatchNorm(3, scale=False, shift=False)
+    bn.channels = 5
+    with pytest.raises(ValueError, match="^x: got 5 channels, the running averages have 3"):
+        bn(np.ones((4, 5), np.float32))
+
+
 def test_empty_batch_changes_no_statistic():
     bn = bnfast.BatchNorm(3)
     assert bn(np.zeros((0, 3, 4), np.float32)).shape == (0, 3, 4)

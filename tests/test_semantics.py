@@ -313,6 +313,9 @@ def test_moments_are_copied_and_pickled():
             assert repr(again) == repr(moments)
         with pytest.raises(AttributeError):
             moments.other = 1
+        for name in ("count", "mean", "m2"):  # whose sizes the kernels trust
+            with pytest.raises(AttributeError):
+                setattr(moments, name, np.zeros(1))
 
 
 @pytest.mark.parametrize("axis", [1, -1])
