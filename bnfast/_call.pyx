@@ -59,7 +59,7 @@ from ._job cimport (
     job_set,
     job_vector,
 )
-from ._machine cimport granted, llc_bytes, rows_type, table, threads_for
+from ._machine cimport ROWS_FROZEN, granted, llc_bytes, rows_type, table, threads_for
 
 cdef extern from *:
     """
@@ -164,7 +164,8 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.samples, j.outer, j.channels, j.inner = c.samples, c.outer, c.channels, c.inner
     j.share = max(j.channels // c.groups, 1) if c.norm == BNFAST_GROUP and c.groups else 1
     j.period = j.channels
-    j.points, j.about_zero, j.relu = points, c.norm == BNFAST_RMS, c.relu != 0
+    j.points, j.about_zero = points, c.norm == BNFAST_RMS
+    j.relu = 0 if not c.relu else ROWS_FROZEN if op == BNFAST_NORMALIZE_BACKWARD else 1
     j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
     j.eps = c.eps
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)

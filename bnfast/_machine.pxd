@@ -10,6 +10,7 @@ cdef extern from "rows.h" nogil:
         ROWS_FAR
         ROWS_SOON
         ROWS_WRAP
+        ROWS_FROZEN
 
     ctypedef enum rows_type:
         ROWS_F32

@@ -35,7 +35,7 @@ typedef struct job {
     job_pass pass;
     int threads;                         /* at least 1 */
     int stream;                          /* write `out` past the cache */
-    int relu;                            /* out = max(out, 0); backward, dy is gated by what forward had */
+    int relu;                            /* out = max(out, 0); backward, dy is gated, as rows.h says */
     int points;                          /* gamma and beta have `inner` values, of the type computed with, both present */
     int about_zero;                      /* the mean counts as 0 (RMS) */
     int64_t samples;                     /* so many arrays, one after the other: */
@@ -92,9 +92,9 @@ static inline int job_kept(const job *j) { return !job_from_both(j) ? 3 : j->rel
 
 /* How many of n positions, from `at` on, are alike: all count, or none of them. */
 static inline int64_t job_stretch(const job *j, int64_t at, int64_t n) {
+    if (!j->mask) return n;
     const uint8_t *mask = j->mask + at, *end;
     int64_t i = 0;
-    if (!j->mask) return n;
     if (*mask) return (end = memchr(mask, 0, (size_t)n)) ? end - mask : n;
     while (i < n && !mask[i]) i++;
     return i;

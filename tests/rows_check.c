@@ -169,22 +169,22 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             if (f != 2 || !close) wrong += sums_differ(sums[f] + 2 * run, s[f][0], s[f][1], 4 * (double)(rows * n));
     }
     wrong += check_points(n, stride, px, pdy, gamma, &ks);
-    for (int pass = 0; pass < 8; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu; points: both */
+    for (int pass = 0; pass < 9; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu, frozen; points: both */
         clear();
-        const int relu = pass & 1, res = pass == 2 || pass == 3;
+        const int relu = pass == 6 ? ROWS_FROZEN : pass & 1, res = pass == 2 || pass == 3;
         char *py = y + GUARD * t->item;
         for (int64_t r = 0; r < ROWS; r++)
             for (int64_t i = 0; i < n; i++) {
                 const double *c = k + 8 * r;
                 const long double g = at(pdy, r * stride + i), d = (long double)at(px, r * stride + i) - c[0];
                 const long double affine = d * c[1] + c[2] + (res ? g : 0), pre = d * c[1] + c[5];
-                const long double back = d * c[2] * c[3] + c[4];
+                const long double back = pass == 6 ? 0 : d * c[2] * c[3] + c[4];
                 const int64_t e = GUARD + r * stride + i;
                 if (pass < 4)
                     expect(e, relu && affine < 0 ? 0 : affine, affine < 0 && relu ? 0 : affine);
-                else if (pass < 6)
+                else if (pass < 7)
                     expect(e, (relu ? gate(g, pre) : g) * c[1] + back, (relu ? other_gate(g, pre) : g) * c[1] + back);
-                else if (pass == 6)
+                else if (pass == 7)
                     expect(e, affine * param(i) + param(n + i), affine * param(i) + param(n + i));
                 else
                     expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
@@ -194,9 +194,9 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         memset(lanes, 0, sizeof lanes);
         if (pass < 4)
             t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, &ks, relu, stream, stride, beside);
-        else if (pass < 6)
+        else if (pass < 7)
             t->run_grad(py, pdy, px, ROWS, n, stride, &ks, relu, stream, stride, beside);
-        else if (pass == 6)
+        else if (pass == 7)
             t->point_affine(py, px, ROWS, n, stride, &ks, gamma, beta, stream, stride);
         else
             t->point_grad(py, pdy, px, ROWS, n, stride, &ks, gamma, stream, stride);
@@ -269,15 +269,15 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
         }
     }
     if (n < wrap) return wrong;
-    for (int pass = 0; pass < 6; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu */
-        const int relu = pass & 1, res = pass == 2 || pass == 3;
+    for (int pass = 0; pass < 7; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu, frozen */
+        const int relu = pass == 6 ? ROWS_FROZEN : pass & 1, res = pass == 2 || pass == 3;
         const int64_t count = 5 * n + 3, first = n * from / 3;
         clear();
         for (int64_t i = 0; i < count; i++) {
             const int64_t c = (first + i) % n;
             const long double g = at(pdy, i), d = (long double)at(px, i) - param(c), a = param(step + c);
             const long double affine = d * a + param(2 * step + c) + (res ? g : 0), pre = d * a + param(5 * step + c);
-            const long double back = d * param(2 * step + c) * param(3 * step + c) + param(4 * step + c);
+            const long double back = pass == 6 ? 0 : d * param(2 * step + c) * param(3 * step + c) + param(4 * step + c);
             if (pass < 4)
                 expect(GUARD + i, relu && affine < 0 ? 0 : affine, relu && affine < 0 ? 0 : affine);
             else

@@ -95,3 +95,23 @@ def test_out_that_overlaps_the_residual():
     x, residual, out = data((4, 3), np.float32)[0], whole[:12].reshape(4, 3), whole[1:].reshape(4, 3)
     want = bnfast.batch_norm(x, residual=residual.copy())[0]
     assert same_bits(bnfast.batch_norm(x, residual=residual, out=out)[0].copy(), want)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("inner", [7, 35, 70])
+def test_what_is_not_finite_goes_back_through_constants(axis, inner):
+    """With mean and var as constants dx is dy times a factor, or 0 where the ReLU shut, whatever x holds; and an Inf
+    does not spoil what it is not multiplied with, wherever in its row it lies."""
+    for at in range(inner):
+        x = np.ones((2, 4, inner), np.float32)
+        x[1, :, at] = np.inf, -np.inf, np.nan, 3
+        x, dy = (np.ascontiguousarray(np.moveaxis(a, 1, axis)) for a in (x, np.full_like(x, 2)))
+        given = dict(mean=np.zeros(4), var=np.ones(4), axis=axis, eps=1e-12)
+        dx, dgamma, dbeta = bnfast.normalize_backward(dy, x, **given)
+        assert (dx == 2).all()
+        np.testing.assert_array_equal(dgamma[[0, 1, 3]], [np.inf, -np.inf, 4 * inner + 4])
+        assert np.isnan(dgamma[2])
+        np.testing.assert_array_equal(dbeta, np.full(4, 4 * inner))
+        dx, _, dbeta = bnfast.normalize_backward(dy, x, **given, activation="relu")
+        np.testing.assert_array_equal(dx, np.where(x < 0, 0, 2))
+        np.testing.assert_array_equal(dbeta, [4 * inner, 4 * inner - 2, 4 * inner, 4 * inner])
