@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 
+from . import _geometry as geometry
 from . import _machine, _memory
-from ._geometry import thread_count
 
 
 def get_include():
@@ -71,7 +70,7 @@ def set_num_threads(count):
     1
     >>> bnfast.set_num_threads(None)
     """
-    _machine.set_num_threads(thread_count("count", count))
+    _machine.set_num_threads(geometry.thread_count("count", count))
 
 
 def set_recycled_memory(limit):
@@ -101,10 +100,7 @@ def set_recycled_memory(limit):
     0
     >>> bnfast.set_recycled_memory(before)
     """
-    try:
-        limit = operator.index(limit)
-    except TypeError:
-        raise TypeError(f"limit: got {limit!r}, wants a number of bytes") from None
+    limit = geometry.integer("limit", limit, "a number of bytes")
     if not 0 <= limit < 1 << 63:
         raise ValueError(f"limit: got {limit}, wants 0 or more bytes")
     _memory.set_limit(limit)
@@ -146,7 +142,7 @@ def show_config(mode="stdout"):
     """
     from . import __version__
 
-    if mode not in ("stdout", "dicts"):
+    if not (isinstance(mode, str) and mode in ("stdout", "dicts")):
         raise ValueError(f'mode: got {mode!r}, wants "stdout" or "dicts"')
     config = {"version": __version__, **_machine.config()}
     config |= {"recycled_bytes": _memory.held(), "recycled_limit": _memory.get_limit()}

@@ -21,18 +21,34 @@ from ._kernels import any_negative, overlap, plain, ready, same_start
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-@lru_cache(maxsize=1024, typed=True)
+def integer(name, value, wants="an integer"):
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, wants {wants}") from None
+
+
+def real(name, value, wants):
+    if type(value) is float:
+        return value
+    try:
+        return float(None if isinstance(value, str | bytes) else value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}: got {value!r}, wants {wants}") from None
+
+
 def view(shape, axis):
     """(outer, channels, inner) of a shape, whose channels lie along `axis`."""
+    return _view(shape, axis if type(axis) is int else integer("axis", axis))
+
+
+@lru_cache(maxsize=1024)
+def _view(shape, axis):
     if len(shape) < 2:
         raise ValueError(f"x: got shape {shape}, wants at least 2 dimensions")
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis: got {axis!r}, wants an integer") from None
-    if not -len(shape) <= index < len(shape):
+    if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis: got {axis}, wants {-len(shape)} to {len(shape) - 1} for shape {shape}")
-    index %= len(shape)
+    index = axis % len(shape)
     outer, channels, inner = math.prod(shape[:index]), shape[index], math.prod(shape[index + 1 :])
     # One channel is one run; nothing follows the channels: each row is a row of lanes.
     return (1, 1, outer * inner) if channels == 1 and outer * inner else (outer, channels, inner)
@@ -61,7 +77,7 @@ def prepare(x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, *, train
     beta = vector("beta", beta, channels)
     eps = epsilon(eps)
     threads = thread_count("num_threads", num_threads)
-    if training and axes[0] * axes[2] == 1:
+    if training and axes[0] * axes[2] == 1 and channels:
         raise ValueError(f"x: got one value a channel (shape {x.shape}), wants at least 2 to train on")
     target, out = output(out, x, (x, dy, gamma, beta, mean, var))
     return axes, x, dy, target, out, gamma, beta, mean, var, eps, threads
@@ -73,13 +89,17 @@ def array(name, value):
         return value
     if isinstance(value, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{name}: got a {type(value).__name__}, wants an ordinary array")
-    try:
-        found = np.asarray(value)
-    except ValueError as error:
-        raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
+    found = as_array(name, value)
     if found.dtype.name not in _FLOATS:
         raise TypeError(f"{name}: got dtype {found.dtype}, wants float16, bfloat16, float32 or float64")
     return np.require(found, found.dtype.newbyteorder("="), ["C", "A"])
+
+
+def as_array(name, value):
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, and what foreign arrays make of it
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
 
 
 def twin(name, value, x):
@@ -100,10 +120,7 @@ def vector(name, value, channels, each="a channel"):
     if value is None:
         return None
     if not plain(value) or value.dtype.itemsize < 4:
-        try:
-            found = np.asarray(value)
-        except ValueError as error:
-            raise TypeError(f"{name}: got {type(value).__name__}, wants an array ({error})") from None
+        found = as_array(name, value)
         if not (found.dtype.kind in "fiu" or found.dtype.name in _FLOATS) or isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
         value = np.require(found, np.float32 if found.dtype.name in _FLOATS[:3] else np.float64, ["C", "A"])
@@ -130,11 +147,7 @@ def variance(name, value, channels):
 
 
 def epsilon(eps):
-    if type(eps) is not float:
-        try:
-            eps = float(eps)
-        except (TypeError, ValueError):
-            raise TypeError(f"eps: got {eps!r}, wants a number above 0") from None
+    eps = real("eps", eps, "a number above 0")
     if not 0 < eps < math.inf:
         raise ValueError(f"eps: got {eps}, wants a finite number above 0")
     return eps
@@ -144,10 +157,7 @@ def thread_count(name, count):
     """0 for None, which leaves the choice to the library."""
     if count is None:
         return 0
-    try:
-        count = operator.index(count)
-    except TypeError:
-        raise TypeError(f"{name}: got {count!r}, wants a positive integer or None") from None
+    count = integer(name, count, "a positive integer or None")
     if not 1 <= count <= 1 << 15:
         raise ValueError(f"{name}: got {count}, wants 1 to {1 << 15}, or None")
     return count
@@ -185,7 +195,7 @@ def mask(value, x, axis, count, target, *, training=False):
     """
     if value is None:
         return count, None
-    found = np.asarray(value)
+    found = as_array("mask", value)
     if found.dtype != np.bool_ or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"mask: got {found.dtype} {type(value).__name__}, wants an ordinary array of bool")
     positions = list(x.shape)
@@ -197,15 +207,15 @@ def mask(value, x, axis, count, target, *, training=False):
             f"mask: got shape {found.shape}, wants one that broadcasts to {tuple(positions)}, x without its channels"
         ) from None
     count = int(np.count_nonzero(found))
-    if training and count == 1:
+    if training and count == 1 and x.shape[axis]:
         raise ValueError(f"mask: got one True, one value a channel (shape {x.shape}), wants at least 2 to train on")
     return count, found.copy() if target is not None and overlap(found, target) else found
 
 
 def is_relu(activation):
-    if activation not in (None, "relu"):
+    if activation is not None and not (isinstance(activation, str) and activation == "relu"):
         raise ValueError(f'activation: got {activation!r}, wants None or "relu"')
-    return activation == "relu"
+    return activation is not None
 
 
 def addend(residual, x, target):
@@ -224,4 +234,4 @@ def gated(y, relu, x, dy, target):
     if not relu:
         raise ValueError("y: got an array, wants None without an activation; the residual's gradient is dy itself")
     y = twin("y", y, x)
-    return y.copy() if overlap(y, target) and target is not y else y, np.empty_like(dy)
+    return y.copy() if overlap(y, target) and not same_start(y, target) else y, _memory.output(dy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 
 from . import _geometry as geometry
 from . import _kernels as kernels
@@ -282,14 +281,11 @@ def _plan(shape, axis, groups):
     if axis == 0:
         raise ValueError("axis: got 0, wants the channel axis; axis 0 are the samples")
     channels = shape[axis]
-    try:
-        groups = operator.index(groups)
-    except TypeError:
-        raise TypeError(f"groups: got {groups!r}, wants an integer") from None
-    if groups < 0 or (channels % groups if groups else channels):
+    groups = geometry.integer("groups", groups)
+    if not 0 <= groups < 1 << 31 or (channels % groups if groups else channels):
         raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
     outer, inner = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
     count = outer * inner * (channels // max(groups, 1))
-    if count == 1:
+    if count == 1 and shape[0]:
         raise ValueError(f"x: got one value a statistic (shape {shape}, {groups} groups), wants at least 2")
     return (outer, channels, inner), count

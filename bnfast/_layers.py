@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 
 from . import _geometry as geometry
 from . import _kernels as kernels
 from ._moments import Moments
-from .functional import _SHARED, _documented
+from .functional import SHARED, documented
 
-_SHARED |= {
+_SHARED = SHARED | {
     "axes": """axes : int or tuple of int
         The axes to normalize over: the last one, or several trailing ones, which gamma and beta have the shape of.""",
     "any_x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 1 up
@@ -24,6 +23,7 @@ _SHARED |= {
     "point_dx": """dx : ndarray
         Gradient by x, of its shape and dtype; `out` if that was given.""",
 }
+_documented = documented(_SHARED)
 
 
 @_documented
@@ -248,10 +248,8 @@ def _rows(x, axes):
         raise ValueError("x: got a scalar, wants at least 1 dimension")
     if type(axes) is int and axes == -1:
         return x, x.shape[:-1], x.shape[-1:]
-    try:
-        given = [operator.index(axis) for axis in (axes if isinstance(axes, tuple | list) else (axes,))]
-    except TypeError:
-        raise TypeError(f"axes: got {axes!r}, wants an integer or a tuple of them") from None
+    each = axes if isinstance(axes, tuple | list) else (axes,)
+    given = [geometry.integer("axes", axis, "an integer or a tuple of them") for axis in each]
     first = rank - len(given)
     if not given or sorted(axis + rank if axis < 0 else axis for axis in given) != [*range(first, rank)]:
         raise ValueError(f"axes: got {axes}, wants the last axis, or several trailing ones, of shape {x.shape}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 
-from ._kernels import Fields, merge
+from . import _geometry as geometry
+from ._kernels import Fields, any_negative, merge
 
 _new = Fields.__new__
 
@@ -26,7 +25,7 @@ class Moments(Fields):
     Raises
     ------
     ValueError
-        If count is negative, or mean and m2 are not of one shape (C,).
+        If count or a value of m2 is negative, or mean and m2 are not of one shape (C,).
 
     Examples
     --------
@@ -44,15 +43,14 @@ class Moments(Fields):
     __slots__ = ()
 
     def __init__(self, count, mean, m2):
-        try:
-            count = operator.index(count)
-        except TypeError:
-            raise TypeError(f"count: got {count!r}, wants an integer") from None
-        if count < 0:
+        count = geometry.integer("count", count)
+        if not 0 <= count < 1 << 63:
             raise ValueError(f"count: got {count}, wants 0 or more")
         mean, m2 = np.array(mean, np.float64, order="C"), np.array(m2, np.float64, order="C")
         if mean.ndim != 1 or mean.shape != m2.shape:
             raise ValueError(f"m2: got shape {m2.shape} beside mean's {mean.shape}, wants two of one (C,)")
+        if any_negative(m2):
+            raise ValueError(f"m2: got {np.nanmin(m2)}, wants 0 or more")
         self._set(count, mean, m2)
 
     def _belong_to(self, shape, count):

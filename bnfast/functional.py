@@ -8,7 +8,7 @@ from . import _geometry as geometry
 from . import _kernels as kernels
 from ._moments import Moments
 
-_SHARED = {
+SHARED = {
     "x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 2 up
         The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy. The half
         types (bfloat16 is ml_dtypes') are computed in float32, and the result is rounded once.""",
@@ -46,11 +46,18 @@ _SHARED = {
 }
 
 
-def _documented(function):
-    """Fills in the paragraphs that the functions' docstrings share."""
-    for key, text in _SHARED.items():
-        function.__doc__ = function.__doc__.replace("{" + key + "}", text)
-    return function
+def documented(shared):
+    """A decorator that fills in the paragraphs which docstrings share."""
+
+    def fill(thing):
+        for key, text in shared.items():
+            thing.__doc__ = thing.__doc__.replace("{" + key + "}", text)
+        return thing
+
+    return fill
+
+
+_documented = documented(SHARED)
 
 
 @_documented
@@ -509,6 +516,7 @@ def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
             raise TypeError(f"statistics: got {statistics!r}, wants a BatchNorm or (mean, var, gamma, beta)") from None
         if not 4 <= len(given) <= 6:
             raise ValueError(f"statistics: got {len(given) - 2} vectors, wants 2 to 4: mean, var, gamma, beta")
+    axis = geometry.integer("axis", axis)
     if not -weight.ndim <= axis < weight.ndim or weight.ndim < 2:
         raise ValueError(f"axis: got {axis} for a weight of shape {weight.shape}, wants one of its 2 or more axes")
     channels = weight.shape[axis]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
+from . import _geometry as geometry
 from . import functional as F
 from ._groups import group_norm, group_norm_backward
 from ._kernels import blend, pair, shared
@@ -53,18 +54,11 @@ _SHARED = {
 }
 
 
-def _documented(thing):
-    """Fills in the paragraphs that the docstrings share."""
-    for key, text in _SHARED.items():
-        thing.__doc__ = thing.__doc__.replace("{" + key + "}", text)
-    return thing
+_documented = F.documented(_SHARED)
 
 
 def _size(name, value):
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}, wants an integer") from None
+    value = geometry.integer(name, value)
     if value < 0:
         raise ValueError(f"{name}: got {value}, wants 0 or more")
     return value
@@ -83,7 +77,7 @@ class _Norm:
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: got {dtype}, wants float32 or float64")
-        self.eps = F.geometry.epsilon(eps)
+        self.eps = geometry.epsilon(eps)
         self.gamma = np.ones(shape, dtype) if scale else None
         self.beta = np.zeros(shape, dtype) if shift else None
         self.dgamma = self.dbeta = None
@@ -166,15 +160,16 @@ class _Norm:
             If a name is missing or unknown, or a value does not fit; the object is then unchanged.
         """
         wanted = self.state_dict()
-        if set(state) != set(wanted):
-            raise ValueError(f"state: got {sorted(state)}, wants {sorted(wanted)}")
+        if not isinstance(state, Mapping) or set(state) != set(wanted):
+            got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"state: got {got}, wants {sorted(wanted)}")
         new = {name: self._fitting(name, state[name], old) for name, old in wanted.items()}
         with self._lock:
             self._take(new)
 
     def _fitting(self, name, value, old):
         """A value of load_state_dict, checked and copied."""
-        return np.array(F.geometry.statistic(name, value, old.shape, "for each element"), old.dtype)
+        return np.array(geometry.statistic(name, value, old.shape, "for each element"), old.dtype)
 
     def _take(self, new):
         for name, value in new.items():
@@ -196,18 +191,17 @@ class _Norm:
         if hasattr(file, "write"):
             np.savez(file, **self.state_dict())
             return
-        path = os.fspath(file)
+        path = os.path.realpath(file)  # of a link, the file is replaced that it leads to
         new = f"{os.fsdecode(path)}.{os.getpid()}-{threading.get_ident()}.new"
-        try:
-            with open(new, "xb") as stream:
+        with open(new, "xb") as stream:
+            try:
                 np.savez(stream, **self.state_dict())
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(new, path)
-        except BaseException:
-            if os.path.exists(new):
+                os.replace(new, path)
+            except BaseException:
                 os.remove(new)
-            raise
+                raise
 
     def load(self, file):
         """Take over what save() wrote. Nothing in the file is executed.
@@ -231,6 +225,8 @@ class _Norm:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 self.load_state_dict({name: archive[name] for name in archive.files})
+        except MemoryError:
+            raise
         except Exception as error:  # of many kinds: whatever a broken archive makes its readers stumble over
             raise ValueError(f"{getattr(file, 'name', file)}: not a state of {self!r} ({error})") from error
 
@@ -258,11 +254,8 @@ class _ChannelNorm(_Norm):
 
     def __init__(self, channels, axis, eps, activation, scale, shift, dtype):
         self.channels = _size("channels", channels)
-        try:
-            self.axis = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"axis: got {axis!r}, wants an integer") from None
-        F.geometry.is_relu(activation)
+        self.axis = geometry.integer("axis", axis)
+        geometry.is_relu(activation)
         self.activation = activation
         super().__init__(self.channels, eps, scale, shift, dtype)
 
@@ -282,7 +275,7 @@ class _ChannelNorm(_Norm):
     def _call(self, x, residual, mask, out, num_threads):
         told = self.beta if self.gamma is None else self.gamma
         if getattr(told, "shape", None) != (self.channels,):  # else what x has beside it will tell
-            channels = F.geometry.view(np.shape(x), self.axis)[1]
+            channels = geometry.view(geometry.as_array("x", x).shape, self.axis)[1]
             if channels != self.channels:
                 raise ValueError(f"x: got {channels} channels, wants {self.channels}")
         y, statistics = self._normalize(x, residual, mask, out, num_threads)
@@ -297,11 +290,12 @@ class _ChannelNorm(_Norm):
         statistics, y, added, mask = saved
         if added and y is None:
             # Without an activation the residual's gradient is dy, and must not be what dx is written over.
-            dy = F.geometry.twin("dy", dy, F.geometry.array("x", x))
+            dy = geometry.twin("dy", dy, geometry.array("x", x))
             dresidual = dy.copy() if out is not None and shared(out, dy) else dy
             if mask is not None:
-                counts = np.broadcast_to(mask, dy[(slice(None),) * (self.axis % dy.ndim) + (0,)].shape)
-                dresidual = np.where(np.expand_dims(counts, self.axis), dy, dy.dtype.type(0))
+                axis = self.axis % dy.ndim
+                counts = np.broadcast_to(mask, dy.shape[:axis] + dy.shape[axis + 1 :])
+                dresidual = np.where(np.expand_dims(counts, axis), dy, dy.dtype.type(0))
         dx, dgamma, dbeta, *gated = self._gradients(dy, x, statistics, y, mask, out, num_threads)
         if added:
             dx = dx, gated[0] if gated else dresidual
@@ -387,18 +381,23 @@ class BatchNorm(_ChannelNorm):
         dtype="float32",
     ):
         super().__init__(channels, axis, eps, activation, scale, shift, dtype)
-        if momentum is not None:
-            try:
-                momentum = float(momentum)
-            except (TypeError, ValueError):
-                raise TypeError(f"momentum: got {momentum!r}, wants 0 to 1, or None") from None
-            if not 0 <= momentum <= 1:
-                raise ValueError(f"momentum: got {momentum}, wants 0 to 1, or None")
         self.momentum = momentum
         self.unbiased = bool(unbiased)
         self._running = (np.zeros(self.channels), np.ones(self.channels), 0)  # mean, var, batches: replaced as one
 
     # The three are one value: whoever reads self._running once has a matching set.
+
+    @property
+    def momentum(self):
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum):
+        if momentum is not None:
+            momentum = geometry.real("momentum", momentum, "0 to 1, or None")
+            if not 0 <= momentum <= 1:
+                raise ValueError(f"momentum: got {momentum}, wants 0 to 1, or None")
+        self._momentum = momentum
 
     @property
     def running_mean(self):
@@ -494,11 +493,11 @@ class BatchNorm(_ChannelNorm):
 
     def _fitting(self, name, value, old):
         if name != "num_batches_tracked":
-            check = F.geometry.variance if name == "running_var" else F.geometry.statistic
+            check = geometry.variance if name == "running_var" else geometry.statistic
             return np.array(check(name, value, self.channels), old.dtype)
-        value = operator.index(value)
-        if value < 0:
-            raise ValueError(f"state: got num_batches_tracked {value}, wants 0 or more")
+        value = geometry.integer(name, value)
+        if not 0 <= value < 1 << 63:
+            raise ValueError(f"{name}: got {value}, wants 0 or more")
         return value
 
     def _take(self, new):
@@ -646,8 +645,9 @@ class _RowNorm(_Norm):
         super().__init__(self.shape, eps, scale, shift, dtype)
 
     def _fits(self, x):
-        if np.shape(x)[-len(self.shape) :] != self.shape:
-            raise ValueError(f"x: got shape {np.shape(x)}, wants one that ends with {self.shape}")
+        shape = geometry.as_array("x", x).shape
+        if shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"x: got shape {shape}, wants one that ends with {self.shape}")
         return x
 
 

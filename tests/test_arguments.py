@@ -37,10 +37,15 @@ BAD_FORWARD = [
     (dict(eps=float("inf")), ValueError, "^eps: got inf"),
     (dict(eps="small"), TypeError, "^eps: got 'small'"),
     (dict(eps=None), TypeError, "^eps: got None"),
+    (dict(eps="1e-5"), TypeError, "^eps: got '1e-5'"),
+    (dict(eps=10**400), TypeError, "^eps: got 1000"),
     (dict(axis=3), ValueError, "^axis: got 3, wants -3 to 2"),
     (dict(axis=-4), ValueError, "^axis: got -4, wants -3 to 2"),
     (dict(axis=1.0), TypeError, "^axis: got 1.0, wants an integer"),
     (dict(axis=None), TypeError, "^axis: got None"),
+    (dict(axis=[1]), TypeError, r"^axis: got \[1\], wants an integer"),
+    (dict(activation=np.array(["relu", "relu"])), ValueError, "^activation: got array"),
+    (dict(mask=[[True], [True, False]]), TypeError, "^mask: got list"),
     (dict(num_threads=0), ValueError, "^num_threads: got 0, wants 1 to"),
     (dict(num_threads=-1), ValueError, "^num_threads: got -1, wants 1 to"),
     (dict(num_threads=1 << 40), ValueError, "^num_threads: got 1099511627776"),
@@ -131,6 +136,7 @@ def test_normalize_backward(given, error, message):
         (dict(momentum=1.1), ValueError, "^momentum: got 1.1"),
         (dict(momentum=float("nan")), ValueError, "^momentum: got nan"),
         (dict(momentum="slow"), TypeError, "^momentum: got 'slow'"),
+        (dict(momentum=10**400), TypeError, "^momentum: got 1000"),
         (dict(eps=0), ValueError, "^eps: got 0.0"),
         (dict(dtype="float16"), TypeError, "^dtype: got float16, wants float32 or float64"),
     ],
@@ -138,6 +144,14 @@ def test_normalize_backward(given, error, message):
 def test_module(given, error, message):
     with pytest.raises(error, match=message):
         bnfast.BatchNorm(**{"channels": 3, **given})
+
+
+def test_the_momentum_is_checked_when_it_is_set():
+    bn = bnfast.BatchNorm(3)
+    for bad in (5, "abc"):
+        with pytest.raises((ValueError, TypeError), match=f"^momentum: got '?{bad}"):
+            bn.momentum = bad
+    assert bn.momentum == 0.9
 
 
 @pytest.mark.parametrize(
