@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import os
 import sys
 
 import numpy as np
 
 from . import BatchNorm, _digits, show_config
+from . import _geometry as geometry
 
 TRAIN_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 PLOT_NEEDS = {"matplotlib": "matplotlib"}
@@ -63,7 +66,15 @@ def bench(args):
         return 1
     from . import _bench
 
-    times = _bench.run(args.shapes, args.axis, args.dtype, args.threads, args.seconds)
+    try:
+        for dims in args.shapes:
+            outer, _, inner = geometry.view(dims, args.axis)
+            if outer * inner < 2:
+                raise ValueError(f"shapes: got one value a channel in {dims}, wants at least 2")
+        times = _bench.run(args.shapes, args.axis, args.dtype, args.threads, args.seconds)
+    except (ValueError, RuntimeError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     if args.plot:
         _bench.plot(times, args.plot)
     return 0
@@ -87,14 +98,16 @@ def shape(text):
     return dims
 
 
-def positive(kind):
+def positive(kind, most=math.inf):
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = 0
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"got {text!r}, wants a number above 0")
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, wants a number above 0" + f" and up to {most}" * (most < math.inf)
+            )
         return value
 
     return parse
@@ -111,10 +124,23 @@ def norm(text):
     return text
 
 
+def picture(text):
+    if not os.path.isdir(os.path.dirname(text) or "."):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wants a file in a folder that exists")
+    return text
+
+
 def batch_size(text):
     if not (text.isdecimal() and 2 <= int(text) <= 1024):
         raise argparse.ArgumentTypeError(f"got {text!r}, wants whole numbers from 2 to 1024, such as 2,32")
     return int(text)
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the defaults that there are."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def main(argv=None):
@@ -124,12 +150,13 @@ def main(argv=None):
     for function, text in (
         (info, "what the library runs on"),
         (example, "two small arrays, both layouts"),
-        (train, "a small CNN on handwritten digits, with and without batch normalization"),
+        (
+            train,
+            "a small CNN on handwritten digits: with and without batch normalization, or by several norms",
+        ),
         (bench, "time forward, inference and backward beside the memory limit and the peers that are installed"),
     ):
-        add[function] = commands.add_parser(
-            function.__name__, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        add[function] = commands.add_parser(function.__name__, help=text, description=text, formatter_class=Help)
         add[function].set_defaults(function=function)
 
     options = add[train]
@@ -148,14 +175,16 @@ def main(argv=None):
         metavar="NORM[,NORM]",
         help=f"of {','.join(_digits.NORMS)} (absent: all)",
     )
-    options.add_argument("--picture", default="bnfast-digits.png", help="where the curves go")
+    options.add_argument("--picture", type=picture, default="bnfast-digits.png", help="where the plot goes")
     options = add[bench]
     options.add_argument("shapes", nargs="*", type=shape, default=[(32, 64, 56, 56)], help="such as 32x64x56x56")
     options.add_argument("--axis", type=int, default=1, help="the channel axis: 1 is NCHW, -1 is NHWC")
     options.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    options.add_argument("--threads", type=positive(int), default=None, help="threads (absent: all that are granted)")
+    options.add_argument("--threads", type=positive(int, geometry.MOST_THREADS), help="absent: all that are granted")
     options.add_argument("--seconds", type=positive(float), default=0.5, help="for each shape, pass and contestant")
-    options.add_argument("--plot", metavar="FILE.png", help="draw the fraction of the memory limit that each reaches")
+    options.add_argument(
+        "--plot", type=picture, metavar="FILE.png", help="draw the fraction of the limit that each reaches"
+    )
 
     everything_defaults = {**vars(add[train].parse_args([])), **vars(add[bench].parse_args([]))}
     parser.set_defaults(**{**everything_defaults, "function": everything})

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from . import _memory
-from ._kernels import any_negative, overlap, plain, ready, same_start
+from ._kernels import MOST_THREADS, any_negative, overlap, plain, ready, same_start
 
 # By name: bfloat16 is not NumPy's own. The first three are computed in float32, whose values they are.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -158,8 +158,8 @@ def thread_count(name, count):
     if count is None:
         return 0
     count = integer(name, count, "a positive integer or None")
-    if not 1 <= count <= 1 << 15:
-        raise ValueError(f"{name}: got {count}, wants 1 to {1 << 15}, or None")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"{name}: got {count}, wants 1 to {MOST_THREADS}, or None")
     return count
 
 

@@ -44,6 +44,9 @@ cdef extern from "numpy/arrayobject.h" nogil:
 
 cdef enum:
     SHORT = 1 << 14  # elements: below, a call is over before letting go of the GIL, and taking it again, would pay
+    THREADS = 1 << 15
+
+MOST_THREADS = THREADS
 
 cdef int bfloat16 = NPY_USERDEF - 1  # the number that NumPy gave to ml_dtypes' type, once one has been seen
 
@@ -137,7 +140,7 @@ cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps
     cdef int i, at, ndim
     if not (is_plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
         return False
-    if num_threads is not None and not (type(num_threads) is int and 0 < num_threads <= 1 << 15):
+    if num_threads is not None and not (type(num_threads) is int and 0 < num_threads <= THREADS):
         return False
     ndim = cnp.PyArray_NDIM(x)
     if ndim < 2 or not -ndim <= axis < ndim:

@@ -210,7 +210,7 @@ class Contestant:
     """
 
     def __init__(self, who):
-        env = dict(os.environ)
+        self.who, env = who, dict(os.environ)
         if who == "limit":
             env["GLIBC_TUNABLES"] = f"glibc.cpu.x86_non_temporal_threshold={STREAM:#x}"
         self.process = subprocess.Popen(
@@ -220,7 +220,10 @@ class Contestant:
     def turn(self, case, name, seconds):
         """The best time of the pass in so many seconds; case: the arguments of Case."""
         print(json.dumps([case, name, seconds]), file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        best = self.process.stdout.readline()
+        if not best:
+            raise RuntimeError(f"{self.who} could not: {name}, {case}; it has said why")
+        return float(best)
 
     def close(self):
         self.process.communicate()

@@ -75,7 +75,10 @@ void *recycle_get(size_t size) {
 void recycle_put(void *block) {
     if (!block) return;
     header *mine = (header *)((char *)block - HEADER);
-    give_back(mine->whole);
+    pthread_mutex_lock(&stock.lock);
+    const int fits = mine->whole <= stock.limit;
+    pthread_mutex_unlock(&stock.lock);
+    if (fits) give_back(mine->whole); /* one that does not fit anyway pushes nothing out */
     pthread_mutex_lock(&stock.lock);
     if (stock.count < BLOCKS && stock.held + mine->whole <= stock.limit) {
         stock.held += mine->whole;

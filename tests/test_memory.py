@@ -81,8 +81,17 @@ def test_the_limit_holds():
 
 def test_many_sizes_push_out_the_oldest():
     for n in range(1, 50):
-        bnfast.batch_norm(data(shape=(n, 16, 128, 128)))
+        address = bnfast.batch_norm(data(shape=(n, 16, 128, 128)))[0].ctypes.data
     assert 0 < held() <= 64 << 20
+    assert bnfast.batch_norm(data(shape=(49, 16, 128, 128)))[0].ctypes.data == address
+
+
+def test_an_output_over_the_limit_pushes_nothing_out():
+    bnfast.set_recycled_memory(8 << 20)
+    bnfast.batch_norm(data(shape=(4, 16, 128, 128)))
+    kept = held()
+    bnfast.batch_norm(data(shape=(40, 16, 128, 128)))
+    assert held() == kept > 0
 
 
 def test_small_outputs_are_left_to_numpy():

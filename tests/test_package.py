@@ -133,6 +133,23 @@ def test_which_small_batches_are_trained(arguments, norms, sizes, epochs, monkey
     assert asked == [(norms, sizes, epochs, "p.png")]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1x4"], "shapes: got one value a channel in (1, 4)"),
+        (["8"], "argument shapes: got '8', wants sizes"),
+        (["8x4", "--axis", "5"], "axis: got 5, wants -2 to 1"),
+        (["8x4", "--threads", "99999"], "argument --threads: got '99999', wants a number above 0 and up to 32768"),
+        (["8x4", "--plot", "nowhere/x.png"], "argument --plot: got 'nowhere/x.png', wants a file in a folder"),
+        (["99999999x99999999"], "bnfast could not: forward"),
+    ],
+)
+def test_a_bench_that_is_refused(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "bnfast", "bench", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 @pytest.mark.parametrize("name", ["info", "example", "train", "bench"])
 def test_help(name):
     assert run(name, "--help").stdout.startswith("usage: python -m bnfast " + name)
