@@ -342,15 +342,16 @@ def test_fuzzer_finds_nothing():
 
 def test_readme_snippets_compile(tmp_path):
     text = (CONSUMERS.parent.parent / "README.md").read_text()
-    (tmp_path / "c.c").write_text("#include <stdlib.h>\n" + re.search(r"```c\n(.*?)```", text, re.S)[1])
+    (tmp_path / "c.c").write_text(re.search(r"```c\n(.*?)```", text, re.S)[1])
     (tmp_path / "cy.pyx").write_text(re.search(r"```cython\n(.*?)```", text, re.S)[1])
     run(sys.executable, "-m", "cython", "-3", "-Werror", "cy.pyx", cwd=tmp_path)
     include = [PYTHON, f"-I{bnfast.get_include()}"]
     run("cc", "-Wall", "-Werror", *include, "-fsyntax-only", "c.c", cwd=tmp_path)
     run("cc", *include, "-O1", "-shared", "-fPIC", "cy.c", "-o", "cy.so", cwd=tmp_path)
     code = """import numpy as np, cy, bnfast
-x, m, v = np.arange(12, dtype="f").reshape(4, 3), np.ones(3), np.full(3, 4.0)
-y = np.empty_like(x)
-cy.infer(x, y, m, v)
-print(y.tobytes() == bnfast.normalize(x, m, v).tobytes())"""
-    assert run(sys.executable, "-c", code, cwd=tmp_path) == "True\n"
+for rows, channels in (4, 3), (256, 1024), (3, 5000):
+    x, m, v = np.ones((rows, channels), "f"), np.arange(channels, dtype=float), np.full(channels, 4.0)
+    y = np.empty_like(x)
+    cy.infer(x, y, m, v)
+    print(y.tobytes() == bnfast.normalize(x, m, v).tobytes())"""
+    assert run(sys.executable, "-c", code, cwd=tmp_path) == 3 * "True\n"

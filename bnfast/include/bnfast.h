@@ -8,13 +8,15 @@
      bnfast_normalize          x, mean, var -> out                    by given statistics (inference)
      bnfast_normalize_backward dy, x, mean, var -> out = dx, dgamma, dbeta
 
-   Each returns BNFAST_OK, or says what is wrong with the call and has then written nothing. They allocate nothing, keep
-   nothing, never call Python, and may be called from any thread, with or without the GIL, and from several at once
-   if no call writes what another uses (a workspace belongs to one call at a time). Inside an OpenMP parallel region they
-   use the calling thread alone. Results have the same bits for any number of threads (of a NaN, only that it is one).
+   Each returns BNFAST_OK, or says what is wrong with the call and has then written nothing. They allocate no memory for
+   data, keep nothing of a call, never call Python, and may be called from any thread, with or without the GIL, and from
+   several at once if no call writes what another uses (a workspace belongs to one call at a time). Inside an OpenMP
+   parallel region they use the calling thread alone. Results have the same bits for any number of threads (of a NaN,
+   only that it is one).
 
      #include <Python.h>
      #include <bnfast.h>                    compile with -I$(python -c "import bnfast; print(bnfast.get_include())")
+     #include <stdlib.h>
 
      if (bnfast_import() < 0) return NULL;        once, with the GIL, in each file that calls; an ImportError is set.
                                                   It is there only if Python.h comes before bnfast.h
@@ -22,9 +24,11 @@
      double mean[64], m2[64];
      bnfast_call call = {.struct_size = sizeof call, .outer = 32, .channels = 64, .inner = 56 * 56, .eps = 1e-5,
                          .x = x, .out = y, .gamma = gamma, .beta = beta, .mean = mean, .m2 = m2};
-     call.workspace_size = bnfast_workspace(BNFAST_FORWARD, &call);
-     call.workspace = malloc(call.workspace_size);      0 bytes for small calls: NULL will do
+     int64_t size = bnfast_workspace(BNFAST_FORWARD, &call);
+     if (size > 0) call.workspace = malloc(size);      0 bytes for small calls; less than 0 is minus the status, which
+     call.workspace_size = size;                       the call then returns, as it does where malloc() found no memory
      int status = bnfast_forward(&call);
+     free(call.workspace);
      if (status) puts(bnfast_strerror(status));
 
    A field that is not named is 0, and 0 always means the plain thing: float32, batch norm, no ReLU, the default threads.
@@ -52,7 +56,14 @@ enum { BNFAST_FLOAT32, BNFAST_FLOAT64, BNFAST_FLOAT16, BNFAST_BFLOAT16 };
      BNFAST_GROUP  those of channels / groups neighbouring channels, in each sample of its own (instance norm:
                    groups == channels)
      BNFAST_LAYER  each run of `inner` elements; gamma and beta have `inner` values
-     BNFAST_RMS    likewise, but about zero: mean is 0, m2 the sum of squares, and there is no beta */
+     BNFAST_RMS    likewise, but about zero: mean is 0, m2 the sum of squares, and there is no beta
+
+   And what each norm has:
+
+     moments, forward, backward        all
+     normalize, normalize_backward     batch
+     relu, residual, y, dresidual      batch, group
+     mask                              batch */
 enum { BNFAST_BATCH, BNFAST_GROUP, BNFAST_LAYER, BNFAST_RMS };
 
 /* The passes, to ask for a workspace. */
@@ -66,13 +77,13 @@ enum {
     BNFAST_BAD_NORM,        /* no such norm, or it has not got this pass, a ReLU, a residual or a mask */
     BNFAST_BAD_SHAPE,       /* a negative size, more bytes than 2^63, or not the shape of this norm */
     BNFAST_BAD_GROUPS,      /* groups do not divide channels */
-    BNFAST_BAD_COUNT,       /* forward with one value a statistic that counts: its variance means nothing */
+    BNFAST_BAD_COUNT,       /* forward of batch or group norm with one value a statistic: its variance means nothing */
     BNFAST_BAD_EPS,         /* not above 0, or not finite */
     BNFAST_BAD_THREADS,     /* below 0 */
     BNFAST_BAD_VARIANCE,    /* a negative var, or m2 (NaN flows through) */
     BNFAST_MISSING,         /* an array that this pass needs is NULL */
     BNFAST_MISALIGNED,      /* an array does not lie at a multiple of its elements' size, or a workspace of 8 */
-    BNFAST_OVERLAP,         /* an output shares memory with another array; out may be x, dy or residual themselves */
+    BNFAST_OVERLAP,         /* an output shares memory with another array; out may be x, dy, residual or y themselves */
     BNFAST_SMALL_WORKSPACE, /* less than bnfast_workspace() says */
     BNFAST_STATUSES
 };
@@ -95,7 +106,7 @@ typedef struct {
          group          NHWC               N        H*W     C              1
          layer, RMS     (rows, features)   1        1       rows           features
 
-       samples of 0 counts as 1. */
+       samples of 0 counts as 1; of an empty batch, outer is 0. */
     int64_t samples, outer, channels, inner;
     int64_t groups;       /* group norm only */
     double eps;           /* added to the variance inside the square root; above 0 */
@@ -105,7 +116,7 @@ typedef struct {
     const void *residual; /* forward, normalize: added before the ReLU; NULL: none */
     const void *y;        /* backward through residual and ReLU: what forward wrote; its sign says where the ReLU shut */
     void *out;            /* the result: y forward, dx backward */
-    void *dresidual;      /* backward, if y is given: gradient by the residual; may be dy itself */
+    void *dresidual;      /* backward, if y is given: gradient by the residual; may be dy or y itself */
 
     const void *gamma, *beta; /* scale and shift; NULL: 1 and 0. Backward needs beta only if relu and no y */
     void *dgamma, *dbeta;     /* backward: gradients by them; NULL: not wanted */

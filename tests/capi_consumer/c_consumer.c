@@ -42,7 +42,7 @@ static const struct {
     {"inner", offsetof(bnfast_call, inner), 1},       {"groups", offsetof(bnfast_call, groups), 1},
 };
 
-enum { ELEMENTS, PARAMS, STATISTICS };
+enum { ELEMENTS, PARAMS, STATISTICS, POSITIONS };
 static const struct {
     const char *name;
     size_t at;
@@ -61,6 +61,7 @@ static const struct {
     {"mean", offsetof(bnfast_call, mean), STATISTICS, 2},
     {"m2", offsetof(bnfast_call, m2), STATISTICS, 2},
     {"var", offsetof(bnfast_call, var), STATISTICS, 0},
+    {"mask", offsetof(bnfast_call, mask), POSITIONS, 0},
 };
 enum { COUNT = sizeof ARRAYS / sizeof *ARRAYS };
 
@@ -106,6 +107,7 @@ static int describe(described *d, int pass, PyObject *numbers, PyObject *arrays)
         [ELEMENTS] = samples * call->outer * call->channels * call->inner * items[call->dtype],
         [PARAMS] = (per_element ? call->inner : call->channels) * items[call->param_dtype],
         [STATISTICS] = (call->norm == BNFAST_GROUP ? samples * call->groups : call->channels) * 8,
+        [POSITIONS] = call->outer * call->inner,
     };
     for (int i = 0; i < COUNT; i++) {
         PyObject *given = PyDict_GetItemString(arrays, ARRAYS[i].name);

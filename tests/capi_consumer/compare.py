@@ -159,7 +159,7 @@ def compare_public():
 
 
 def compare_mask():
-    """bnfast_call's newest field, in the consumer that knows it: a padded batch, as mask= takes it."""
+    """A padded batch, as mask= takes it."""
     rng = np.random.default_rng(9)
     x, dy = (rng.standard_normal((6, 5, 40), dtype=np.float32) for _ in range(2))
     mask = np.arange(40) < rng.integers(1, 41, (6, 1))
@@ -167,12 +167,13 @@ def compare_mask():
     gradients = bnfast.batch_norm_backward(dy, x, moments, mask=mask)
     statistics = {"mean": moments.mean, "m2": moments.m2}
     numbers, count = {"outer": 6, "channels": 5, "inner": 40}, 0
-    for what, given, expected in (
+    passes = (
         ("forward", {}, {"out": y, **statistics}),
         ("backward", {"dy": dy, **statistics}, dict(zip(("out", "dgamma", "dbeta"), gradients, strict=True))),
-    ):
+    )
+    for consumer, (what, given, expected) in itertools.product(CONSUMERS, passes):
         new = {name: np.full_like(array, 77) for name, array in expected.items()}
-        ctypes_consumer.run(what, numbers, {"x": x, "mask": mask, **given, **new})
+        consumer.run(what, numbers, {"x": x, "mask": mask, **given, **new})
         for name, array in expected.items():
             assert array.tobytes() == new[name].tobytes(), (what, name, "mask")
         count += len(new)

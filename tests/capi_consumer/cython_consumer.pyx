@@ -6,7 +6,7 @@
     merge(count, mean, m2, other_count, other_mean, other_m2)
 """
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -67,6 +67,7 @@ def run(str what, dict numbers, dict arrays, int64_t times=1):
     call.mean = <double *> views.of("mean", find("mean"), views.statistics, op <= bnfast.BNFAST_FORWARD)
     call.m2 = <double *> views.of("m2", find("m2"), views.statistics, op <= bnfast.BNFAST_FORWARD)
     call.var = <const double *> views.of("var", find("var"), views.statistics, False)
+    call.mask = <const uint8_t *> views.of("mask", find("mask"), views.positions, False)
     with nogil:
         status = reserve_and_call(op, &call, times)
     check(status)
@@ -115,7 +116,7 @@ cdef class Views:
     """The buffers of a call, held until it is over, each of the size that the call's shape says."""
     cdef Py_buffer views[16]
     cdef int count
-    cdef int64_t elements, params, statistics  # in bytes
+    cdef int64_t elements, params, statistics, positions  # in bytes
 
     cdef void measure(self, const bnfast.bnfast_call *call) noexcept:
         cdef int64_t[4] items = [4, 8, 2, 2]  # by dtype
@@ -124,6 +125,7 @@ cdef class Views:
         self.elements = samples * call.outer * call.channels * call.inner * items[call.dtype]
         self.params = (call.inner if per_element else call.channels) * items[call.param_dtype]
         self.statistics = (samples * call.groups if call.norm == bnfast.BNFAST_GROUP else call.channels) * 8
+        self.positions = call.outer * call.inner
 
     cdef void *of(self, str name, given, int64_t size, bint written) except? NULL:
         """Where a buffer's memory begins; NULL for None."""
