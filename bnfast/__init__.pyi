@@ -6,7 +6,34 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "BatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "Moments",
+    "RMSNorm",
+    "batch_norm",
+    "batch_norm_backward",
+    "fold_batch_norm",
+    "get_include",
+    "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "moments",
+    "normalize",
+    "normalize_backward",
+    "release_memory",
+    "rms_norm",
+    "rms_norm_backward",
+    "set_num_threads",
+    "set_recycled_memory",
+    "show_config",
+]
 
 # bfloat16 is a type of ml_dtypes, which need not be there: to a type checker its arrays are of Any.
 _Floats: TypeAlias = NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64] | NDArray[Any]

@@ -36,9 +36,15 @@ def get_num_threads():
     region, and in a forked child whose OpenMP runtime cannot start threads again. Small calls are serial anyway.
 
     Where the system refuses OpenMP a thread (a limit on processes, no address space for its stack), OpenMP ends the
-    whole process. So a call asks first, if it is to use more threads than the last one made here: as many start for a
-    moment, and where they cannot the call is serial. This does not help if someone else takes the last room in that
-    moment, or if another user of the same OpenMP runtime made fewer threads do here since: the number 1 is always safe.
+    whole process. So a call asks first, if it is to use more threads than the last one made here: twice as many as
+    are new start for a moment, and where they cannot the call is serial. This does not help if someone else takes
+    the last room in that moment, or if another user of the same OpenMP runtime made fewer threads do here since:
+    the number 1 is always safe.
+
+    Returns
+    -------
+    int
+        At least 1.
 
     Examples
     --------
@@ -133,6 +139,11 @@ def show_config(mode="stdout"):
         With mode="dicts": version, isa, isas (all that this CPU can run), openmp (the _OPENMP date, 0 if built
         without), runtime (the file that serves OpenMP), threads, l2_bytes, llc_bytes, recycled_bytes (kept now),
         recycled_limit.
+
+    Raises
+    ------
+    ValueError
+        If mode is another one.
 
     Examples
     --------

@@ -114,8 +114,9 @@ def instance_norm(
 def group_norm_backward(
     dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
 ):
-    """The gradients of group_norm and of instance_norm.
+    """The gradients of group_norm, and, under the name instance_norm_backward, of instance_norm.
 
+    Its formula (Wu & He 2018, arXiv:1803.08494) by the chain rule, as Ioffe & Szegedy (2015) have it for a batch.
     With g = dy * gamma, xhat = (x - mean) / sqrt(var + eps) and means over each statistic's values:
     dx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps); dbeta = sum(dy) and dgamma = sum(dy * xhat) over all
     axes but `axis`.

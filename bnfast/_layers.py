@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from . import _geometry as geometry
 from . import _kernels as kernels
 from ._moments import Moments
@@ -13,7 +15,8 @@ _SHARED = SHARED | {
     "axes": """axes : int or tuple of int
         The axes to normalize over: the last one, or several trailing ones, which gamma and beta have the shape of.""",
     "any_x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 1 up
-        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy.""",
+        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy. The half
+        types (bfloat16 is ml_dtypes') are computed in float32, and the result is rounded once.""",
     "point_gamma": """gamma : array_like, of the shape of x along `axes`, optional
         Scale of each element; absent means 1.""",
     "point_beta": """beta : array_like, of the shape of x along `axes`, optional
@@ -74,7 +77,7 @@ def layer_norm(x, gamma=None, beta=None, *, axes=-1, eps=1e-5, out=None, num_thr
 
 @_documented
 def layer_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None, num_threads=None):
-    """The gradients of layer_norm.
+    """The gradients of layer_norm: its formula (Ba, Kiros & Hinton 2016, arXiv:1607.06450) by the chain rule.
 
     With g = dy * gamma, xhat = (x - mean) / sqrt(var + eps) and means over `axes`:
     dx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps); dbeta = sum(dy) and dgamma = sum(dy * xhat) over all
@@ -158,7 +161,7 @@ def rms_norm(x, gamma=None, *, axes=-1, eps=1e-5, out=None, num_threads=None):
 
 @_documented
 def rms_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None, num_threads=None):
-    """The gradients of rms_norm.
+    """The gradients of rms_norm: its formula (Zhang & Sennrich 2019, arXiv:1910.07467) by the chain rule.
 
     With g = dy * gamma, xhat = x / sqrt(mean(x**2) + eps) and means over `axes`:
     dx = (g - xhat * mean(g * xhat)) / sqrt(mean(x**2) + eps); dgamma = sum(dy * xhat) over all rows.
@@ -248,7 +251,7 @@ def _rows(x, axes):
         raise ValueError("x: got a scalar, wants at least 1 dimension")
     if type(axes) is int and axes == -1:
         return x, x.shape[:-1], x.shape[-1:]
-    each = axes if isinstance(axes, tuple | list) else (axes,)
+    each = axes if np.iterable(axes) and not isinstance(axes, str) else (axes,)
     given = [geometry.integer("axes", axis, "an integer or a tuple of them") for axis in each]
     first = rank - len(given)
     if not given or sorted(axis + rank if axis < 0 else axis for axis in given) != [*range(first, rank)]:

@@ -7,8 +7,8 @@ Fork. libgomp's worker threads do not exist in a forked child, and asking for th
 libgomp is told to give the forking thread's workers up, which is the state in which a fork is safe; the child then
 starts its own. Under another OpenMP runtime, or where the pause is refused, the child computes serially.
 
-Limits. Where the system refuses OpenMP a thread it ends the process. So before a calling thread first uses so many, as
-many are started here for a moment; where that fails, the call is serial.
+Limits. Where the system refuses OpenMP a thread it ends the process. So before a calling thread uses more than in its
+last call, twice as many as are new are started here for a moment; where that fails, the call is serial.
 """
 import os
 import re

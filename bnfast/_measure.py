@@ -71,9 +71,20 @@ class Case:
             "backward": lambda: backward(self.dy, self.x, moments, gamma, **options),
         }[name]
 
-    def bnfast(self, name, fresh=False):
+    def fused(self, name, what):
+        """A pass with a ReLU, with a residual and a ReLU, or under the mask of a padded batch."""
+        if what == "mask":
+            mask = np.full(self.x.shape[: self.axis] + self.x.shape[self.axis + 1 :], True)
+            mask[..., mask.shape[-1] * 3 // 4 :] = False
+            return self.bnfast(name, mask=mask)
+        options = {"activation": "relu"}
+        if name in ("forward", "inference"):
+            return self.bnfast(name, **options, **({"residual": self.dy} if what == "residual" else {}))
+        return self.bnfast(name, **options, **({"y": self.x} if what == "residual" else {}), beta=self.beta)
+
+    def bnfast(self, name, fresh=False, **options):
         x, dy, gamma, statistics = self.x, self.dy, self.gamma, (self.mean, self.var)
-        options = {"axis": self.axis, "num_threads": self.num_threads}
+        options |= {"axis": self.axis, "num_threads": self.num_threads}
         if name == "moments":
             return lambda: bnfast.moments(x, **options)
         options |= {"eps": EPS, "out": None if fresh else self.out}

@@ -18,12 +18,15 @@ class Moments(Fields):
     count : int
         How many values each channel has.
     mean : array_like, shape (C,)
-        Their mean, in the units of the data. Kept as float64. (Those that group_norm returns have shape (N, groups).)
+        Their mean, in the units of the data. Kept as float64. (Those that group_norm returns have shape (N, groups);
+        those of layer_norm and rms_norm the shape of x without the axes they go over.)
     m2 : array_like, shape (C,)
         The sum of their squared distances from the mean. Kept as float64.
 
     Raises
     ------
+    TypeError
+        If count is no integer.
     ValueError
         If count or a value of m2 is negative, or mean and m2 are not of one shape (C,).
 

@@ -33,7 +33,8 @@ SHARED = {
     activation : None or "relu"
         What forward had. Where it shut is found again from x, which costs no traffic, unless there is a y.
     y : ndarray, optional
-        What forward returned, if it added a residual before the activation: its sign then says where the ReLU shut.
+        What forward returned, if it added a residual before the activation: its sign then says where the ReLU shut,
+        in a sweep that reads dy and y and writes dresidual, which the others then read in place of dy.
         (Without an activation the residual's gradient is dy itself.)""",
     "mask": """mask : ndarray of bool, optional
         False where a position does not count, for all of its channels: of the shape of x without the channel axis, or
@@ -97,8 +98,9 @@ def batch_norm(
 
     Notes
     -----
-    For finite float32 input up to 1e30 in magnitude, y is within 4*eps32*(abs(gamma)*(1 + abs(xhat)) + abs(beta)) of
-    the exact result, far means included. A constant channel gives exactly beta. NaN and Inf stay in their channel.
+    For finite float32 input up to 1e30 in magnitude, with gamma / sqrt(var + eps) 0 or a normal float32, y is within
+    4*eps32*(abs(gamma)*(1 + abs(xhat)) + abs(beta)) of the exact result, far means included. A constant channel gives
+    exactly beta. NaN and Inf stay in their channel.
 
     Examples
     --------
@@ -337,7 +339,8 @@ def normalize_backward(
 ):
     """The gradients of normalize: the statistics are constants (frozen batch normalization).
 
-    dx = dy * gamma / sqrt(var + eps), dgamma = sum(dy * (x - mean)) / sqrt(var + eps), dbeta = sum(dy).
+    dx = dy * gamma / sqrt(var + eps), dgamma = sum(dy * (x - mean)) / sqrt(var + eps), dbeta = sum(dy): what is left
+    of Ioffe & Szegedy (2015), section 3, where the statistics do not depend on x.
 
     Parameters
     ----------
@@ -433,6 +436,10 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
 def moments(x, *, axis=1, mask=None, num_threads=None):
     """Count, mean and summed squared deviation of each channel.
 
+    mean = sum(x) / count and m2 = sum((x - mean)**2) over all axes but `axis`, in one pass about an element c of the
+    channel: mean = c + s / count and m2 = sum((x - c)**2) - s**2 / count, with s = sum(x - c). Chan, Golub & LeVeque
+    (1983), "Algorithms for computing the sample variance".
+
     Parameters
     ----------
     {x}
@@ -443,7 +450,8 @@ def moments(x, *, axis=1, mask=None, num_threads=None):
     Returns
     -------
     Moments
-        In float64, taken about an element of the channel, so that a far mean costs no digits.
+        In float64. A far mean costs no digits; what does, in float64 data, is an element c far from all others: the
+        variance loses the factor (mean - c)**2 / variance.
 
     Raises
     ------
@@ -470,7 +478,7 @@ def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
     """Fold an inference batch norm into the convolution or linear layer before it.
 
     weight' = weight * s and bias' = (bias - mean) * s + beta, with s = gamma / sqrt(var + eps) along the output
-    channels; then layer'(x) = normalize(layer(x)) up to rounding.
+    channels; then layer'(x) = normalize(layer(x)) up to rounding: the formula of normalize is linear in x.
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ _SHARED = {
         The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
     "activation": """activation : None or "relu"
         "relu": y = max(y, 0), in the same sweep, after the residual if a call has one.""",
-    "gradients": """dgamma, dbeta : ndarray like gamma and beta, or None
-        Their gradients, from the last backward().""",
+    "gradients": """dgamma, dbeta : ndarray of the shape of gamma and beta, or None
+        Their gradients, from the last backward(): float32, or float64 if the data were.""",
     "mode": """training : bool
         The mode, which changes nothing here; train() and eval() set it, so that containers can call them.""",
     "x": """x : ndarray
@@ -345,7 +345,10 @@ class BatchNorm(_ChannelNorm):
     -----
     One object may be called from several threads: the running update is one locked step, which loses no batch and
     never shows the mean of one update with the variance of another. What backward() needs is kept from the last call,
-    by reference: give each thread an object of its own to train through, and do not change x before backward().
+    by reference: give each thread an object of its own to train through, and do not change x before backward(), nor,
+    with an activation, gamma and beta, by which it finds again where that shut.
+
+    One value a channel is a ValueError in training; an empty batch gives an empty result and changes nothing.
 
     Examples
     --------
@@ -637,7 +640,7 @@ class _RowNorm(_Norm):
     _shown = ("shape", None, "eps")
 
     def __init__(self, shape, eps, scale, shift, dtype):
-        shape = shape if isinstance(shape, tuple | list) else (shape,)
+        shape = shape if np.iterable(shape) else (shape,)
         self.shape = tuple(_size("shape", size) for size in shape)
         if not self.shape:
             raise ValueError("shape: got (), wants 1 or more sizes")

@@ -1,4 +1,4 @@
-"""Time: every shape; layouts and dtypes, then threads, on a few; the other norms; the import. Results go to memory that
+"""Time: every shape; layouts and dtypes, what is fused, then threads, on a few; the other norms; the import. Results go to memory that
 is there."""
 
 from . import MAIN, MAPS, SHAPES, TOKENS, TYPICAL, case, measure
@@ -20,11 +20,22 @@ class Shapes(_Pass):
 
 
 class Layouts(_Pass):
-    params = [TYPICAL[:2], list(measure.PASSES), ["nchw", "nhwc"], ["float32", "float64"]]
+    params = [TYPICAL[:2], list(measure.PASSES), ["nchw", "nhwc"], ["float16", "float32", "float64"]]
     param_names = ["shape", "pass", "layout", "dtype"]
 
     def setup(self, shape, name, layout, dtype):
-        self.call = measure.Case(*case(shape, layout, dtype)).bnfast(name)
+        try:
+            self.call = measure.Case(*case(shape, layout, dtype)).bnfast(name)
+        except TypeError as error:
+            raise NotImplementedError(f"this build has no {dtype}") from error
+
+
+class Fused(_Pass):
+    params = [TYPICAL[:2], MAIN, ["nchw", "nhwc"], ["relu", "residual", "mask"]]
+    param_names = ["shape", "pass", "layout", "with"]
+
+    def setup(self, shape, name, layout, what):
+        self.call = measure.Case(*case(shape, layout)).fused(name, what)
 
 
 class Threads(_Pass):
