@@ -76,6 +76,7 @@ class Case:
         if what == "mask":
             mask = np.full(self.x.shape[: self.axis] + self.x.shape[self.axis + 1 :], True)
             mask[..., mask.shape[-1] * 3 // 4 :] = False
+            self.moments = bnfast.moments(self.x, axis=self.axis, mask=mask)
             return self.bnfast(name, mask=mask)
         options = {"activation": "relu"}
         if name in ("forward", "inference"):

@@ -1,5 +1,5 @@
-"""Time: every shape; layouts and dtypes, what is fused, then threads, on a few; the other norms; the import. Results go to memory that
-is there."""
+"""Time: every shape; layouts and dtypes, what is fused, then threads, on a few; the other norms; the import. Results
+go to memory that is there."""
 
 from . import MAIN, MAPS, SHAPES, TOKENS, TYPICAL, case, measure
 
