@@ -55,6 +55,7 @@ from ._job cimport (
     job_has_dy,
     job_has_output,
     job_look_at_mask,
+    job_part,
     job_pass,
     job_set,
     job_vector,
@@ -149,12 +150,12 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     if (c.samples > 1 and c.norm != BNFAST_GROUP) or (points and c.outer != 1):
         return BNFAST_BAD_SHAPE
     # Sizes of 0 count as 1 here, so that what does not fit is refused whatever the order; 128: the widest temporary.
-    size = times(times(max(c.samples, 1), max(c.outer, 1)), times(max(c.channels, 1), max(c.inner, 1)))
+    size = times(times(c.samples, max(c.outer, 1)), times(max(c.channels, 1), max(c.inner, 1)))
     if times(size, 128) == MOST:
         return BNFAST_BAD_SHAPE
     if c.norm == BNFAST_GROUP and (c.groups < 0 or (c.channels % c.groups if c.groups else c.channels)):
         return BNFAST_BAD_GROUPS
-    if c.norm == BNFAST_GROUP and times(times(max(c.samples, 1), 128), c.groups) == MOST:  # of no channels
+    if c.norm == BNFAST_GROUP and times(times(c.samples, 128), c.groups) == MOST:  # of no channels
         return BNFAST_BAD_GROUPS
     if c.threads < 0:
         return BNFAST_BAD_THREADS
@@ -342,7 +343,7 @@ cdef void do_job(const job *j) noexcept nogil:
     elif samples_apart(j):
         size = job_room(j) // j.threads
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            do_samples(j, j.samples * t // j.threads, j.samples * (t + 1) // j.threads, 1, j.room + t * size)
+            do_samples(j, job_part(j, j.samples, t), job_part(j, j.samples, t + 1), 1, j.room + t * size)
     else:
         do_samples(j, 0, j.samples, j.threads, j.room)
 
@@ -394,7 +395,7 @@ cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
     cdef int64_t item = j.op.item, parts = (size + LINE - 1) // LINE, first, last
     cdef int t
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        first, last = parts * t // j.threads * LINE, min(parts * (t + 1) // j.threads * LINE, size)
+        first, last = job_part(j, parts, t) * LINE, min(job_part(j, parts, t + 1) * LINE, size)
         j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,
                   <const char *> c.y + first * item, last - first)
 

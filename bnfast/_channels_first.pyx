@@ -35,6 +35,7 @@ from ._job cimport (
     job_has_sums,
     job_is_given,
     job_kept,
+    job_part,
     job_real,
     job_shifts,
     job_two_sweeps,
@@ -485,12 +486,12 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
     cdef block b
     cdef rows_coefs coefs
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        sum_tasks(j, k, &g, g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads)
+        sum_tasks(j, k, &g, job_part(j, g.tasks, t), job_part(j, g.tasks, t + 1))
     finish_lot(j, k, &g)
     if not job_has_output(j):
         return
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        for i in range(tasks * t // j.threads, tasks * (t + 1) // j.threads):
+        for i in range(job_part(j, tasks, t), job_part(j, tasks, t + 1)):
             b = chunk_of(j, &each, first + i // each.count, i % each.count)
             coefs = coefs_from(g.coefs, i // each.count)
             coefs.step = 0  # the rows are of one channel
@@ -600,7 +601,7 @@ def shares(tuple view, int threads):
     found = []
     for t in range(threads):
         found.append(whole // threads * j.outer * j.inner)
-        for i in range(tasks * t // threads, tasks * (t + 1) // threads):
+        for i in range(job_part(&j, tasks, t), job_part(&j, tasks, t + 1)):
             b = chunk_of(&j, &k, whole + i // k.count, i % k.count)
             found[t] += b.rows * b.inner
     return found

@@ -28,6 +28,7 @@ from ._job cimport (
     job_has_sums,
     job_is_given,
     job_kept,
+    job_part,
     job_real,
     job_shifts,
     job_stretch,
@@ -74,8 +75,8 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.blocks = (p.lanes + BLOCK - 1) // BLOCK
     p.tall = max(max(CHUNK // p.lanes, TALL), p.rows // max(MANY // p.blocks, TALL))
     p.chunks = (p.rows + p.tall - 1) // p.tall
-    p.tall = (p.rows + p.chunks - 1) // max(p.chunks, 1)  # all alike, but for the last
-    p.chunks = (p.rows + p.tall - 1) // max(p.tall, 1)
+    p.tall = (p.rows + p.chunks - 1) // p.chunks  # all alike, but for the last
+    p.chunks = (p.rows + p.tall - 1) // p.tall
     p.spread = max(p.lanes, (ROWS_WRAP // 4 + j.channels - 1) // j.channels * j.channels)
     p.step = p.spread * job_real(j) + ROWS_WRAP
     p.shift = p.sums = p.part = NULL
@@ -150,7 +151,7 @@ cdef void sum_all(const job *j, const plan *p) noexcept nogil:
         sum_part(j, p, 0, blocks)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            sum_part(j, p, blocks * t // j.threads, blocks * (t + 1) // j.threads)
+            sum_part(j, p, job_part(j, blocks, t), job_part(j, blocks, t + 1))
 
 
 cdef void merge(const plan *p, int64_t first, int64_t last) noexcept nogil:
@@ -200,7 +201,7 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
     for c in range(first, last):
         sums[0] = sums[1] = 0
         if job_has_sums(j):
-            for f in range(p.fold if p.chunks else 0):
+            for f in range(p.fold):
                 sums[0] += p.sums[f * j.channels + c]
                 sums[1] += p.sums[p.lanes + f * j.channels + c]
             if p.rest:
@@ -224,7 +225,7 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
         finish_channels(j, p, 0, j.channels)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            finish_channels(j, p, statistics * t // j.threads * j.share, statistics * (t + 1) // j.threads * j.share)
+            finish_channels(j, p, job_part(j, statistics, t) * j.share, job_part(j, statistics, t + 1) * j.share)
     wrap(j, p)
 
 
@@ -261,7 +262,7 @@ cdef void apply_all(const job *j, const plan *p) noexcept nogil:
         apply_part(j, p, 0, size)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            apply_part(j, p, lines * t // j.threads * ROWS_LINE, min(lines * (t + 1) // j.threads * ROWS_LINE, size))
+            apply_part(j, p, job_part(j, lines, t) * ROWS_LINE, min(job_part(j, lines, t + 1) * ROWS_LINE, size))
 
 
 def shares(tuple view, int threads):
@@ -270,13 +271,14 @@ def shares(tuple view, int threads):
     cdef plan p
     cdef int64_t blocks, i, t
     j.outer, j.channels, j.inner = view
+    j.threads = threads
     j.op = table(ROWS_F32)
     p = cut_rows(&j)
     blocks = (p.chunks + (1 if p.rest else 0)) * p.blocks
     found = []
     for t in range(threads):
         found.append(0)
-        for i in range(blocks * t // threads, blocks * (t + 1) // threads):
+        for i in range(job_part(&j, blocks, t), job_part(&j, blocks, t + 1)):
             lanes = min(BLOCK, p.lanes - i % p.blocks * BLOCK)
             if i // p.blocks < p.chunks:
                 found[t] += lanes * min(p.tall, p.rows - i // p.blocks * p.tall)

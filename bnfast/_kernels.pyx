@@ -66,11 +66,6 @@ cdef int dtype_of(cnp.ndarray array) noexcept:
     return BNFAST_BFLOAT16 if number == bfloat16 else -1
 
 
-def plain(array):
-    """Is this an exact ndarray, C-contiguous, aligned, of a native float type that the kernels take?"""
-    return is_plain(array)
-
-
 cpdef bint overlap(cnp.ndarray a, cnp.ndarray b):
     """Do two C-contiguous arrays share memory?"""
     cdef char *pa = cnp.PyArray_BYTES(a)
@@ -94,20 +89,20 @@ cpdef bint any_negative(cnp.ndarray vector):
     return False
 
 
-cdef bint is_plain(x):
-    """Is x what plain() says?"""
+cpdef bint plain(x):
+    """Is this an exact ndarray, C-contiguous, aligned, of a native float type that the kernels take?"""
     return PyArray_CheckExact(x) and PyArray_ISCARRAY_RO(x) and PyArray_ISNOTSWAPPED(x) and dtype_of(x) >= 0
 
 
 def shared(a, b):
     """Do two arrays share memory, or might they?"""
-    return overlap(a, b) if is_plain(a) and is_plain(b) else numpy.may_share_memory(a, b)
+    return overlap(a, b) if plain(a) and plain(b) else numpy.may_share_memory(a, b)
 
 
 cdef bint is_twin(a, cnp.ndarray x):
     """Is `a` a plain array of the shape and dtype of x?"""
     cdef int i
-    if not is_plain(a) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(x) or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(x):
+    if not plain(a) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(x) or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(x):
         return False
     for i in range(cnp.PyArray_NDIM(x)):
         if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(x, i):
@@ -120,7 +115,7 @@ cdef bint is_vector(v, cnp.npy_intp channels, out):
     if v is None:
         return True
     return (
-        is_plain(v)
+        plain(v)
         and dtype_of(v) <= BNFAST_FLOAT64
         and cnp.PyArray_NDIM(v) == 1
         and cnp.PyArray_DIM(v, 0) == channels
@@ -138,7 +133,7 @@ cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps
     conversions and messages of _geometry, which decides where this says no. If yes, c has a batch norm's numbers."""
     cdef cnp.npy_intp outer = 1, inner = 1
     cdef int i, at, ndim
-    if not (is_plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
+    if not (plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
         return False
     if num_threads is not None and not (type(num_threads) is int and 0 < num_threads <= THREADS):
         return False
@@ -205,7 +200,7 @@ cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
 cdef bint are_statistics(const bnfast_call *c, cnp.ndarray x, s, out):
     """Are these what the forward of another norm has made of the like of x, untouched by out?"""
     cdef int i, ndim = 2 if c.norm == BNFAST_GROUP else cnp.PyArray_NDIM(x) - 1
-    if not is_plain(s) or dtype_of(s) != BNFAST_FLOAT64 or cnp.PyArray_NDIM(s) != ndim:
+    if not plain(s) or dtype_of(s) != BNFAST_FLOAT64 or cnp.PyArray_NDIM(s) != ndim:
         return False
     if c.norm == BNFAST_GROUP:
         if cnp.PyArray_DIM(s, 0) != c.samples or cnp.PyArray_DIM(s, 1) != c.groups:

@@ -24,7 +24,7 @@ from ._channels_first cimport (
     new_lot,
     point,
 )
-from ._job cimport job, job_set
+from ._job cimport job, job_part, job_set
 from ._machine cimport ROWS_SOON, fence, l2_bytes
 
 cdef enum:
@@ -101,10 +101,10 @@ cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, do
     cdef int t
     cdef block b
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        sum_pieces(j, p, &g, p.sums.count * t // j.threads, p.sums.count * (t + 1) // j.threads, part)
+        sum_pieces(j, p, &g, job_part(j, p.sums.count, t), job_part(j, p.sums.count, t + 1), part)
     finish_lot(j, &p.sums, &g)
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        for i in range(g.tasks * t // j.threads, g.tasks * (t + 1) // j.threads):
+        for i in range(job_part(j, g.tasks, t), job_part(j, g.tasks, t + 1)):
             b = chunk_of(j, &p.sums, row + i // p.sums.count, i % p.sums.count)
             apply(j, b.start, b.rows, b.inner, j.inner, coefs_from(g.coefs, i // p.sums.count), 0, NULL)
         if j.stream:
@@ -141,7 +141,7 @@ cdef void run(const job *j) noexcept nogil:
         return
     if p.whole:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            for chunk in range(p.chunks * t // j.threads, p.chunks * (t + 1) // j.threads):
+            for chunk in range(job_part(j, p.chunks, t), job_part(j, p.chunks, t + 1)):
                 whole_chunk(j, &p, chunk, p.lots + t * p.size)
             if j.stream:
                 fence()
@@ -154,5 +154,5 @@ cdef void run(const job *j) noexcept nogil:
                 shared_rows(j, &p, row, rows, p.part + 2 * j.inner * chunk)
                 row = row + rows
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        finish_range(j, &p, min(ranges * t // j.threads * RANGE, j.inner),
-                     min(ranges * (t + 1) // j.threads * RANGE, j.inner))
+        finish_range(j, &p, min(job_part(j, ranges, t) * RANGE, j.inner),
+                     min(job_part(j, ranges, t + 1) * RANGE, j.inner))

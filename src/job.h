@@ -84,6 +84,9 @@ static inline int job_two_sweeps(const job *j) { return j->pass == JOB_TRAIN || 
 /* Is the output made from dy and x, or from one of them alone? */
 static inline int job_from_both(const job *j) { return j->pass == JOB_GRAD || (j->pass == JOB_GRAD_FROZEN && j->relu); }
 
+/* Where the part of thread t begins, of n things that all threads share: where the one before it ends. */
+static inline int64_t job_part(const job *j, int64_t n, int64_t t) { return n * t / j->threads; }
+
 static inline int64_t job_param(const job *j, int64_t c) { return c < j->period ? c : c % j->period; }
 
 /* Bytes of the type computed with, and how many of JOB_COEFS the sweeps read, at most JOB_KEPT. */

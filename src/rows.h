@@ -90,8 +90,8 @@ typedef struct {
                            const double *shift, const void *gate, int64_t gstep, double *first, double *second);
 
     /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` values of
-       the type computed with for each coefficient, at least ROWS_WRAP / 4 of them, and after it its own first ROWS_WRAP
-       bytes again, for vectors that begin in one row and end in the next. */
+       the type computed with for each coefficient, which goes on from its first value for ROWS_WRAP bytes more, for
+       vectors that begin in one row and end in the next. */
     void (*lane_affine)(void *y, const void *x, const void *res, int64_t n, int64_t first, int64_t lanes, const void *k,
                         int relu, int stream, int64_t ahead);
     void (*lane_grad)(void *dx, const void *dy, const void *x, int64_t n, int64_t first, int64_t lanes, const void *k,

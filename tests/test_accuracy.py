@@ -118,7 +118,7 @@ def test_central_differences(shape, axis):
         np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_the_bound_table(capsys):
+def test_the_bound_table():
     """The largest |error| / bound of each hard input, both axes; `pytest -k bound_table -s` shows it."""
     rows = []
     for name in HARD:

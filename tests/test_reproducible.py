@@ -1,5 +1,7 @@
 """The same bits for any number of threads. Run for each ISA by test_isa.py."""
 
+import threading
+
 import numpy as np
 import pytest
 from zoo import CASES, THREADS, parameters, same_bits
@@ -58,7 +60,6 @@ def test_exact_sums_are_equal_in_both_layouts(shape, axis):
 
 def test_the_work_is_really_shared():
     """A thread count that nothing obeys would make the tests above empty: look at the process while it works."""
-    threading = pytest.importorskip("threading")
     if not bnfast.show_config("dicts")["openmp"]:
         pytest.skip("built without OpenMP")
     x, seen, done = np.ones((64, 64, 32, 32), np.float32), 0, threading.Event()

@@ -57,7 +57,7 @@ def kinds(x):
         "unaligned": unaligned,
         "read-only": np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
         "subclass": memory,
-        "list": x.tolist() if x.dtype == np.float64 else x,
+        "list": x.tolist() if x.dtype == np.float64 else list(x),
     }
 
 
