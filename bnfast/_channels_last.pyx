@@ -38,8 +38,9 @@ from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fenc
 cdef enum:
     WIDE = 2048       # lanes that folding may make
     CHUNK = 1 << 13   # elements in a chunk, at least
-    TALL = 64         # rows in a chunk, at least: its sums are then small beside it
-    MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up
+    TALL = 128        # rows in a chunk, at least: its sums are then small beside it
+    MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up,
+    FEW = 8           # but no fewer chunks than these: sums of so many parts are more exact
     BLOCK = 16        # lanes that are shared out together
     PIECE = 1 << 15   # elements that the second sweep writes at a time
 
@@ -73,7 +74,7 @@ cdef plan cut_rows(const job *j) noexcept nogil:
     p.rows = j.outer // p.fold
     p.rest = j.outer - p.rows * p.fold
     p.blocks = (p.lanes + BLOCK - 1) // BLOCK
-    p.tall = max(max(CHUNK // p.lanes, TALL), p.rows // max(MANY // p.blocks, TALL))
+    p.tall = max(max(CHUNK // p.lanes, TALL), p.rows // max(MANY // p.blocks, FEW))
     p.chunks = (p.rows + p.tall - 1) // p.tall
     p.tall = (p.rows + p.chunks - 1) // p.chunks  # all alike, but for the last
     p.chunks = (p.rows + p.tall - 1) // p.tall
