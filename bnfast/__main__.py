@@ -150,10 +150,7 @@ def main(argv=None):
     for function, text in (
         (info, "what the library runs on"),
         (example, "two small arrays, both layouts"),
-        (
-            train,
-            "a small CNN on handwritten digits: with and without batch normalization, or by several norms",
-        ),
+        (train, "a small CNN on handwritten digits: with and without batch normalization, or by several norms"),
         (bench, "time forward, inference and backward beside the memory limit and the peers that are installed"),
     ):
         add[function] = commands.add_parser(function.__name__, help=text, description=text, formatter_class=Help)

@@ -1,5 +1,6 @@
 """What is installed, what it says of itself, and the command line."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -47,6 +48,8 @@ def test_stubs_name_what_there_is():
     stub = (ROOT / "bnfast" / "__init__.pyi").read_text()
     declared = set(re.findall(r"^(?:def|class) ([^\W_]\w*)", stub, re.M))
     assert declared == set(bnfast.__all__)
+    listed = re.search(r"^__all__ = (\[.*?\])", stub, re.M | re.S)[1]  # a type checker reads no other file
+    assert ast.literal_eval(listed) == bnfast.__all__
 
 
 def test_version():
