@@ -45,6 +45,7 @@ from ._machine cimport ROWS_FAR, ROWS_LANES, ROWS_LINE, ROWS_SOON, ROWS_WRAP, fe
 cdef enum:
     CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
     LEAST = 1 << 10  # and at least, unless the channel is smaller
+    LONG = 1 << 9    # elements of a row, at least, that is fetched as from memory
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
     WALK = 1 << 15   # bytes that lie together, which normalizing wants at least; and what separate samples do at a time
@@ -231,11 +232,12 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, ro
         sum_some(j, b, shift, gate, sums)
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
+    cdef bint far = j.stream and b.inner >= LONG  # others are fetched so late that L1 wants them at once
     if not job_has_dy(j):
-        j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums, ahead)
+        j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums, ahead, far)
     else:
         j.op.run_grad_sums(j.dy + at, j.x + at, runs, b.inner, b.rows, b.inner, stride, shift,
-                           &gate if j.relu else NULL, sums, ahead)
+                           &gate if j.relu else NULL, sums, ahead, far)
 
 
 cdef void apply_some(const job *j, block b, int64_t stride, rows_coefs coefs, int64_t ahead) noexcept nogil:

@@ -39,13 +39,13 @@ cdef extern from "rows.h" nogil:
             void *, int64_t, const void *, int64_t, const uint8_t *, int64_t, int64_t, int64_t, double) noexcept nogil
         void (*run_sums)(
             const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, double *,
-            int64_t) noexcept nogil
+            int64_t, int) noexcept nogil
         void (*run_affine)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, int, int, int64_t,
             const rows_also *) noexcept nogil
         void (*run_grad_sums)(
             const void *, const void *, int64_t, int64_t, int64_t, int64_t, int64_t, const double *, const rows_coefs *,
-            double *, int64_t) noexcept nogil
+            double *, int64_t, int) noexcept nogil
         void (*run_grad)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const rows_coefs *, int, int, int64_t,
             const rows_also *) noexcept nogil

@@ -33,7 +33,7 @@ enum { ROWS_LINE = 64 };      /* bytes in a cache line */
 enum { ROWS_WRAP = 128 };     /* bytes that coefficients of lanes go on for after the last lane */
 enum { ROWS_TILE = 16 };      /* lanes that fill vectors in every ISA: rows of a multiple of them are best */
 enum { ROWS_FAR = 1 << 14 };  /* bytes that a sweep through memory fetches ahead of what it reads */
-enum { ROWS_SOON = 1 << 13 }; /* and that sums do, into the first-level cache */
+enum { ROWS_SOON = 1 << 13 }; /* and that sums do */
 enum { ROWS_FROZEN = 2 };     /* a relu of run_grad and lane_grad: x decides what goes back, and is not part of it */
 
 typedef enum { ROWS_F32, ROWS_F64, ROWS_F16, ROWS_BF16, ROWS_TYPES } rows_type;
@@ -66,9 +66,9 @@ typedef struct {
                      int64_t rows, int64_t inner, double fill);
 
     /* sums[t] = {sum(x - shift[t]), sum((x - shift[t])^2)} over rows * inner elements, the first of them at x + t * step,
-       for t in [0, runs) */
+       for t in [0, runs). far: what is fetched comes from memory */
     void (*run_sums)(const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner, int64_t stride,
-                     const double *shift, double *sums, int64_t ahead);
+                     const double *shift, double *sums, int64_t ahead, int far);
     /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu. also: NULL, or what is summed
        beside this, of rows not shorter than ROWS_LANES */
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
@@ -76,7 +76,8 @@ typedef struct {
     /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or where run t has the k with which dy
        counts unless (x - k[0]) * k[1] + k[5] <= 0 */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
-                          int64_t stride, const double *shift, const rows_coefs *gate, double *sums, int64_t ahead);
+                          int64_t stride, const double *shift, const rows_coefs *gate, double *sums, int64_t ahead,
+                          int far);
     /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]); relu: dy gated likewise; ROWS_FROZEN: that dy * k[1] alone */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                      const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);

@@ -151,9 +151,9 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         shift[i] = 2.5 + i;
         gates[6 * i] = round_param(3.01 - 0.1 * i), gates[6 * i + 1] = 1, gates[6 * i + 5] = round_param(0.1);
     }
-    t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0], n);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, sums[1], n);
-    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, &gate_ks, sums[2], 0);
+    t->run_sums(px, RUNS, stride, rows, n, stride, shift, sums[0], n, 1);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, NULL, sums[1], n, 1);
+    t->run_grad_sums(pdy, px, RUNS, stride, rows, n, stride, shift, &gate_ks, sums[2], 0, 0);
     for (int run = 0; run < RUNS; run++) {
         long double s[3][2] = {{0}};
         int close = 0;
@@ -205,9 +205,9 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             double folded[2 * ROWS], alone[2 * ROWS];
             for (int r = 0; r < ROWS; r++) t->run_fold(lanes[r], folded + 2 * r);
             if (pass < 4)
-                t->run_sums(px, ROWS, stride, 1, n, stride, about, alone, 0);
+                t->run_sums(px, ROWS, stride, 1, n, stride, about, alone, 0, 0);
             else
-                t->run_grad_sums(pdy, px, ROWS, stride, 1, n, stride, about, relu ? &opens : NULL, alone, 0);
+                t->run_grad_sums(pdy, px, ROWS, stride, 1, n, stride, about, relu ? &opens : NULL, alone, 0, 0);
             for (int i = 0; i < 2 * ROWS; i++) wrong += folded[i] != alone[i];
         }
     }
