@@ -18,8 +18,6 @@ const rows_isa *rows_available(int i) {
     if (__builtin_cpu_supports("avx512f")) found[n++] = &rows_avx512;
     /* F16C too, which every CPU with AVX2 has; clang cannot ask for it. */
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &rows_avx2;
-    /* Zen 4 does 64-byte vectors in two halves, and widens them at half the speed of 32-byte ones. */
-    if (n == 2 && __builtin_cpu_is("amdfam19h")) found[0] = &rows_avx2, found[1] = &rows_avx512;
 #elif defined(__aarch64__)
     found[n++] = &rows_neon;
 #endif
