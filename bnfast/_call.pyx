@@ -60,7 +60,7 @@ from ._job cimport (
     job_set,
     job_vector,
 )
-from ._machine cimport ROWS_FROZEN, granted, llc_bytes, rows_type, table, threads_for
+from ._machine cimport ROWS_FROZEN, ROWS_LINE, granted, llc_bytes, rows_type, table, threads_for
 
 cdef extern from *:
     """
@@ -73,7 +73,6 @@ cdef extern from *:
 
 cdef enum:
     SMALL = 1 << 11   # doubles of scratch that fit the stack
-    LINE = 64
     ARRAYS = 16       # that a call has
 
 cdef job_pass[5] passes
@@ -277,7 +276,7 @@ cdef bint may_share(const bnfast_call *c, const void *output, const span *other)
 # ---- where it is put, and who does it ----
 
 cdef inline int64_t lines(int64_t bytes) noexcept nogil:
-    return (bytes + LINE - 1) // LINE * LINE
+    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE
 
 
 cdef int64_t schedule_room(const job *j) noexcept nogil:
@@ -360,7 +359,7 @@ cdef int64_t own_params(const job *j) noexcept nogil:
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:
     cdef int64_t bytes = 2 * own_sums(c, j) + 2 * own_params(j) + job_room(j)
-    return bytes + LINE if bytes > SMALL * <int64_t> sizeof(double) else 0  # from a whole line on
+    return bytes + ROWS_LINE if bytes > SMALL * <int64_t> sizeof(double) else 0  # from a whole line on
 
 
 cdef job_vector vector(const void *data, bint wide) noexcept nogil:
@@ -392,10 +391,10 @@ cdef void add_up(const job *j, int64_t samples, int64_t channels, job_vector eac
 
 cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
     """dresidual = dy where y is above 0, else 0: back through a ReLU."""
-    cdef int64_t item = j.op.item, parts = (size + LINE - 1) // LINE, first, last
+    cdef int64_t item = j.op.item, parts = (size + ROWS_LINE - 1) // ROWS_LINE, first, last
     cdef int t
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        first, last = job_part(j, parts, t) * LINE, min(job_part(j, parts, t + 1) * LINE, size)
+        first, last = job_part(j, parts, t) * ROWS_LINE, min(job_part(j, parts, t + 1) * ROWS_LINE, size)
         j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,
                   <const char *> c.y + first * item, last - first)
 
@@ -466,7 +465,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         if c.workspace == NULL:
             return BNFAST_MISSING
         room = <char *> c.workspace
-    room += -<size_t> room % LINE
+    room += -<size_t> room % ROWS_LINE
     if j.points:
         put_params(&j.gamma, &j, 1, room)
         put_params(&j.beta, &j, 0, room + own_params(&j))

@@ -43,7 +43,7 @@ cdef extern from "numpy/arrayobject.h" nogil:
 
 
 cdef enum:
-    SHORT = 1 << 14  # elements: below, a call is over before letting go of the GIL, and taking it again, would pay
+    BRIEF = 1 << 14  # elements: below, a call is over before letting go of the GIL, and taking it again, would pay
     THREADS = 1 << 15
 
 MOST_THREADS = THREADS
@@ -348,7 +348,7 @@ cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray d
         c.dgamma, c.dbeta = data_of(made[0]), data_of(made[1])
     elif made:
         c.mean, c.m2 = <double *> data_of(made[0]), <double *> data_of(made[1])
-    if cnp.PyArray_SIZE(x) < SHORT:
+    if cnp.PyArray_SIZE(x) < BRIEF:
         status = the_table.run(op, c)
     if status == BNFAST_SMALL_WORKSPACE:
         with nogil:

@@ -13,7 +13,7 @@
    - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
    - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
    - ahead > 0 prefetches the element `ahead` places further on, which need not exist. Of lanes that are written,
-     ahead != 0 also says that they come from memory, or soon might.
+     ahead != 0 also says that they come from memory, or soon might; rows that are written together fetch the next ones.
    - No allocation, no error, no state: any thread may call anything.
 
    Half types are widened to float as they are read, and narrowed once as they are written.
