@@ -56,6 +56,7 @@ from ._job cimport (
     job_has_output,
     job_look_at_mask,
     job_part,
+    job_part_in,
     job_pass,
     job_set,
     job_vector,
@@ -391,10 +392,10 @@ cdef void add_up(const job *j, int64_t samples, int64_t channels, job_vector eac
 
 cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
     """dresidual = dy where y is above 0, else 0: back through a ReLU."""
-    cdef int64_t item = j.op.item, parts = (size + ROWS_LINE - 1) // ROWS_LINE, first, last
+    cdef int64_t item = j.op.item, first, last
     cdef int t
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        first, last = job_part(j, parts, t) * ROWS_LINE, min(job_part(j, parts, t + 1) * ROWS_LINE, size)
+        first, last = job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1)
         j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,
                   <const char *> c.y + first * item, last - first)
 

@@ -29,6 +29,7 @@ from ._job cimport (
     job_is_given,
     job_kept,
     job_part,
+    job_part_in,
     job_real,
     job_shifts,
     job_stretch,
@@ -259,13 +260,13 @@ cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) n
 
 
 cdef void apply_all(const job *j, const plan *p) noexcept nogil:
-    cdef int64_t size = j.outer * j.channels, lines = (size + ROWS_LINE - 1) // ROWS_LINE
+    cdef int64_t size = j.outer * j.channels
     cdef int t
     if j.threads == 1:
         apply_part(j, p, 0, size)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            apply_part(j, p, job_part(j, lines, t) * ROWS_LINE, min(job_part(j, lines, t + 1) * ROWS_LINE, size))
+            apply_part(j, p, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1))
 
 
 def shares(tuple view, int threads):

@@ -60,6 +60,7 @@ cdef extern from "job.h" nogil:
     bint job_two_sweeps(const job *)
     bint job_from_both(const job *)
     int64_t job_part(const job *, int64_t, int64_t)
+    int64_t job_part_in(const job *, int64_t, int64_t, int64_t)
     job_vector job_from(job_vector, int64_t)
     double job_get(job_vector, int64_t, double)
     void job_set(job_vector, int64_t, double)

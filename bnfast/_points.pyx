@@ -24,7 +24,7 @@ from ._channels_first cimport (
     new_lot,
     point,
 )
-from ._job cimport job, job_part, job_set
+from ._job cimport job, job_part, job_part_in, job_set
 from ._machine cimport ROWS_SOON, fence, l2_bytes
 
 cdef enum:
@@ -128,7 +128,7 @@ cdef void finish_range(const job *j, const plan *p, int64_t first, int64_t last)
 
 cdef void run(const job *j) noexcept nogil:
     cdef plan p = cut_points(j)
-    cdef int64_t chunk, row, rows, end, ranges = (j.inner + RANGE - 1) // RANGE
+    cdef int64_t chunk, row, rows, end
     cdef int t
     p.part = <double *> j.room
     p.lots = p.part + 2 * p.chunks * j.inner
@@ -154,5 +154,4 @@ cdef void run(const job *j) noexcept nogil:
                 shared_rows(j, &p, row, rows, p.part + 2 * j.inner * chunk)
                 row = row + rows
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        finish_range(j, &p, min(job_part(j, ranges, t) * RANGE, j.inner),
-                     min(job_part(j, ranges, t + 1) * RANGE, j.inner))
+        finish_range(j, &p, job_part_in(j, RANGE, j.inner, t), job_part_in(j, RANGE, j.inner, t + 1))

@@ -87,6 +87,12 @@ static inline int job_from_both(const job *j) { return j->pass == JOB_GRAD || (j
 /* Where the part of thread t begins, of n things that all threads share: where the one before it ends. */
 static inline int64_t job_part(const job *j, int64_t n, int64_t t) { return n * t / j->threads; }
 
+/* The same in whole pieces of `size` things, but for the last one. */
+static inline int64_t job_part_in(const job *j, int64_t size, int64_t n, int64_t t) {
+    const int64_t start = job_part(j, (n + size - 1) / size, t) * size;
+    return start < n ? start : n;
+}
+
 static inline int64_t job_param(const job *j, int64_t c) { return c < j->period ? c : c % j->period; }
 
 /* Bytes of the type computed with, and how many of JOB_COEFS the sweeps read, at most JOB_KEPT. */
