@@ -89,9 +89,9 @@ cdef cut cut_runs(const job *j, int64_t span) noexcept nogil:
 
 
 cdef cut cut_sums(const job *j) noexcept nogil:
-    """The chunks to sum. The channels of a statistic are summed as one if they lie together; backward wants the sums of
-    each."""
-    return cut_runs(j, j.share if j.outer == 1 and not job_has_dy(j) else 1)
+    """The chunks to sum. The channels of a statistic are summed as one if they lie together and are short: long ones
+    can go along, and backward wants the sums of each."""
+    return cut_runs(j, j.share if j.outer == 1 and j.inner < LEAST and not job_has_dy(j) else 1)
 
 
 cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept nogil:
