@@ -1,8 +1,8 @@
 """Channels last: rows of `channels` lanes, each lane a channel of its own.
 
 First the sums. The rows are cut into chunks by shape alone, each chunk sums its lanes, and the chunks' sums are added
-in order, so the result has the same bits whoever sums what. A thread takes an equal part of all chunks' blocks of
-lanes, one after the other: mostly whole chunks, so it walks through memory, but wide rows of which there are few are
+in a fixed order, so the result has the same bits whoever sums what. A thread takes an equal part of all chunks' blocks
+of lanes, one after the other: mostly whole chunks, so it walks through memory, but wide rows of which there are few are
 shared out too. Then the coefficients, and a sweep that applies them, in equal parts of memory and from the end, where
 the sums have left the cache warm.
 
@@ -19,6 +19,8 @@ from ._job cimport (
     JOB_COEFS,
     JOB_KEPT,
     job,
+    job_add_own,
+    job_add_rest,
     job_counts,
     job_finish,
     job_from_both,
@@ -30,9 +32,11 @@ from ._job cimport (
     job_kept,
     job_part,
     job_part_in,
+    job_power,
     job_real,
     job_shifts,
     job_stretch,
+    job_tree,
 )
 from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_SOON, ROWS_TILE, ROWS_WRAP, fence, llc_bytes, table
 
@@ -49,15 +53,14 @@ cdef enum:
 cdef struct plan:
     int64_t fold    # rows taken as one
     int64_t lanes   # fold * channels
-    int64_t rows    # folded rows
-    int64_t rest    # rows that are left after folding
-    int64_t tall    # folded rows in a chunk
-    int64_t chunks  # of folded rows; one more for the rest
+    int64_t rows    # folded rows; those that are left belong to the last chunk
+    int64_t chunks  # of folded rows
     int64_t blocks  # in a chunk
+    job_tree tree   # of the chunks
     int64_t spread  # lanes that coefficients are spread over: at least `lanes`, and enough for a line
     int64_t step    # bytes from one coefficient's lanes to the next one's
     double *shift   # [lanes]
-    double *sums    # [chunks + 1][2][lanes]; the last is for the rest, in the first `channels` lanes of each half
+    double *sums    # [chunks][2][lanes]
     double *part    # [channels][2] sums, then [JOB_COEFS][channels], while a statistic is finished
     char *coefs     # [JOB_KEPT][spread, and ROWS_WRAP bytes more] of the type computed with
 
@@ -65,7 +68,7 @@ cdef struct plan:
 cdef plan cut_rows(const job *j) noexcept nogil:
     """The chunks of an array, by shape alone."""
     cdef plan p
-    cdef int64_t power = ROWS_TILE
+    cdef int64_t power = ROWS_TILE, tall
     while j.channels % power:
         power //= 2
     p.fold = ROWS_TILE // power
@@ -73,12 +76,10 @@ cdef plan cut_rows(const job *j) noexcept nogil:
         p.fold = 1
     p.lanes = p.fold * j.channels
     p.rows = j.outer // p.fold
-    p.rest = j.outer - p.rows * p.fold
     p.blocks = (p.lanes + BLOCK - 1) // BLOCK
-    p.tall = max(max(CHUNK // p.lanes, TALL), p.rows // max(MANY // p.blocks, FEW))
-    p.chunks = (p.rows + p.tall - 1) // p.tall
-    p.tall = (p.rows + p.chunks - 1) // p.chunks  # all alike, but for the last
-    p.chunks = (p.rows + p.tall - 1) // p.tall
+    tall = max(max(CHUNK // p.lanes, TALL), p.rows // max(MANY // p.blocks, FEW))
+    p.chunks = job_power(2 * ((p.rows + tall - 1) // tall) - 1)  # or more of them, and so lower
+    p.tree = job_tree(NULL, 2 * p.lanes, p.chunks, p.blocks)
     p.spread = max(p.lanes, (ROWS_WRAP // 4 + j.channels - 1) // j.channels * j.channels)
     p.step = p.spread * job_real(j) + ROWS_WRAP
     p.shift = p.sums = p.part = NULL
@@ -108,31 +109,31 @@ cdef void write_lanes(const job *j, int64_t start, int64_t n, int64_t lane, int6
                          lane, lanes, coefs, j.relu, j.stream, ahead)
 
 
-cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t fold, int64_t first, int64_t last,
+cdef void sum_rows(const job *j, const plan *p, int64_t row, int64_t rows, int64_t first, int64_t last,
                    double *sums) noexcept nogil:
-    """Adds the lanes first to last - 1 of rows, `fold` of them taken as one, from `row` on."""
+    """Adds the lanes first to last - 1 of folded rows, from `row` on."""
     if rows == 0 or first >= last:
         return
-    sum_lanes(j, row * j.channels + first, rows, last - first, fold * j.channels, p.shift + first,
+    sum_lanes(j, row * j.channels + first, rows, last - first, p.lanes, p.shift + first,
               p.coefs + first * job_real(j), p.step, sums + first, sums + p.lanes + first)
+
+
+cdef int64_t chunk_start(const job *j, const plan *p, int64_t chunk) noexcept nogil:
+    """Its first row."""
+    return p.rows * chunk // p.chunks * p.fold if chunk < p.chunks else j.outer
 
 
 cdef void sum_block(const job *j, const plan *p, int64_t chunk, int64_t first, int64_t last) noexcept nogil:
     """The sums of lanes first to last - 1 of a chunk."""
-    cdef int64_t row = chunk * p.tall * p.fold, end = min((chunk + 1) * p.tall, p.rows) * p.fold, fold = p.fold, n
+    cdef int64_t row = chunk_start(j, p, chunk), end = chunk_start(j, p, chunk + 1), n
     cdef double *sums = p.sums + 2 * p.lanes * chunk
-    if chunk == p.chunks:
-        row, end, fold = p.rows * p.fold, j.outer, 1
-        last = min(last, j.channels)
-    if first >= last:
-        return
     memset(sums + first, 0, (last - first) * sizeof(double))
     memset(sums + p.lanes + first, 0, (last - first) * sizeof(double))
     while row < end:
         n = job_stretch(j, row, end - row)
         if job_counts(j, row):
-            sum_rows(j, p, row, n // fold, fold, first, last, sums)
-            sum_rows(j, p, row + n // fold * fold, 1, fold, first, min(last, n % fold * j.channels), sums)
+            sum_rows(j, p, row, n // p.fold, first, last, sums)
+            sum_rows(j, p, row + n // p.fold * p.fold, 1, first, min(last, n % p.fold * j.channels), sums)
         row += n
 
 
@@ -144,10 +145,12 @@ cdef void sum_part(const job *j, const plan *p, int64_t first, int64_t last) noe
         blocks = min(p.blocks - block, last - first)
         sum_block(j, p, chunk, block * BLOCK, min((block + blocks) * BLOCK, p.lanes))
         first += blocks
+        if block + blocks == p.blocks:
+            job_add_own(j, &p.tree, chunk)
 
 
 cdef void sum_all(const job *j, const plan *p) noexcept nogil:
-    cdef int64_t blocks = (p.chunks + (1 if p.rest else 0)) * p.blocks
+    cdef int64_t blocks = p.chunks * p.blocks
     cdef int t
     if j.threads == 1:
         sum_part(j, p, 0, blocks)
@@ -156,17 +159,10 @@ cdef void sum_all(const job *j, const plan *p) noexcept nogil:
             sum_part(j, p, job_part(j, blocks, t), job_part(j, blocks, t + 1))
 
 
-cdef void merge(const plan *p, int64_t first, int64_t last) noexcept nogil:
-    """Adds up the sums of lanes first to last - 1, in the order of chunks, into those of chunk 0."""
-    cdef int64_t i, lane
-    cdef double *total = p.sums
-    cdef double *sums
-    for i in range(1, p.chunks):
-        sums = p.sums + 2 * p.lanes * i
-        for lane in range(first, last):
-            total[lane] += sums[lane]
-        for lane in range(p.lanes + first, p.lanes + last):
-            total[lane] += sums[lane]
+cdef void merge(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
+    """Adds up the sums of lanes first to last - 1 into those of chunk 0."""
+    job_add_rest(j, &p.tree, first, last)
+    job_add_rest(j, &p.tree, p.lanes + first, p.lanes + last)
 
 
 cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const double *k) noexcept nogil:
@@ -196,19 +192,15 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
     """Channels first to last - 1: adds up their lanes, and spreads their coefficients over them."""
     cdef double *sums = p.part + 2 * first
     cdef double *k = p.part + 2 * j.channels + first
-    cdef double *rest = p.sums + 2 * p.lanes * p.chunks
     cdef int64_t c, f
     if job_has_sums(j) and p.fold == 1:
-        merge(p, first, last)
+        merge(j, p, first, last)
     for c in range(first, last):
         sums[0] = sums[1] = 0
         if job_has_sums(j):
             for f in range(p.fold):
                 sums[0] += p.sums[f * j.channels + c]
                 sums[1] += p.sums[p.lanes + f * j.channels + c]
-            if p.rest:
-                sums[0] += rest[c]
-                sums[1] += rest[p.lanes + c]
         sums += 2
     if job_is_given(j) and not (j.relu and job_has_dy(j)):  # gates want theirs before: run()
         job_given(j, first, (last - first) // j.share, k, j.channels)
@@ -222,7 +214,7 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     cdef int64_t statistics = j.channels // j.share
     cdef int t
     if job_has_sums(j) and p.fold > 1:
-        merge(p, 0, p.lanes)
+        merge(j, p, 0, p.lanes)
     if j.threads == 1 or j.channels < 64 * j.threads:
         finish_channels(j, p, 0, j.channels)
     else:
@@ -273,27 +265,26 @@ def shares(tuple view, int threads):
     """How many elements each thread sums: the partition alone, for its test."""
     cdef job j
     cdef plan p
-    cdef int64_t blocks, i, t
+    cdef int64_t blocks, first, rows, i, t
     j.outer, j.channels, j.inner = view
     j.threads = threads
     j.op = table(ROWS_F32)
     p = cut_rows(&j)
-    blocks = (p.chunks + (1 if p.rest else 0)) * p.blocks
+    blocks = p.chunks * p.blocks
     found = []
     for t in range(threads):
         found.append(0)
         for i in range(job_part(&j, blocks, t), job_part(&j, blocks, t + 1)):
-            lanes = min(BLOCK, p.lanes - i % p.blocks * BLOCK)
-            if i // p.blocks < p.chunks:
-                found[t] += lanes * min(p.tall, p.rows - i // p.blocks * p.tall)
-            else:
-                found[t] += max(min(lanes, j.channels - i % p.blocks * BLOCK), 0) * p.rest
+            rows = chunk_start(&j, &p, i // p.blocks + 1) - chunk_start(&j, &p, i // p.blocks)
+            first = i % p.blocks * BLOCK
+            found[t] += (min(first + BLOCK, p.lanes) - first) * (rows // p.fold)
+            found[t] += max(min(first + BLOCK, rows % p.fold * j.channels) - first, 0)
     return found
 
 
 cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
     """How many a plan takes, before its coefficients, in whole lines."""
-    cdef int64_t sums = 2 * p.lanes * (p.chunks + 1) if job_has_sums(j) else 0
+    cdef int64_t sums = 2 * p.lanes * p.chunks if job_has_sums(j) else 0
     return (p.lanes + sums + (JOB_COEFS + 2) * j.channels + 7) // 8 * 8
 
 
@@ -306,7 +297,7 @@ cdef void run(const job *j) noexcept nogil:
     cdef plan p = cut_rows(j)
     cdef int64_t c
     p.shift = <double *> j.room
-    p.sums = p.shift + p.lanes
+    p.sums = p.tree.sums = p.shift + p.lanes
     p.coefs = <char *> (p.shift + doubles(j, &p))
     p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
     if job_has_sums(j):

@@ -47,6 +47,12 @@ cdef extern from "job.h" nogil:
         job_vector dbeta
         char *room
 
+    ctypedef struct job_tree:
+        double *sums
+        int64_t size
+        int64_t parts
+        int64_t units
+
     enum:
         JOB_COEFS
         JOB_KEPT
@@ -61,6 +67,9 @@ cdef extern from "job.h" nogil:
     bint job_from_both(const job *)
     int64_t job_part(const job *, int64_t, int64_t)
     int64_t job_part_in(const job *, int64_t, int64_t, int64_t)
+    int64_t job_power(int64_t)
+    void job_add_own(const job *, const job_tree *, int64_t)
+    void job_add_rest(const job *, const job_tree *, int64_t, int64_t)
     job_vector job_from(job_vector, int64_t)
     double job_get(job_vector, int64_t, double)
     void job_set(job_vector, int64_t, double)

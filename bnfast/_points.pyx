@@ -1,9 +1,9 @@
 """Backward of point norms (layer, RMS): `channels` rows, each with a statistic; each element has a gamma and a beta.
 
 dx needs the sums of its own row, which are those of channels first. dgamma and dbeta are sums over rows, element by
-element. Rows are cut into chunks by shape alone; each chunk adds its rows in order, and the chunks are added in order,
-so the result has the same bits whoever does what. A few rows at a time, while they are in the cache: their sums, what
-they add to dgamma and dbeta, then dx, which may overwrite dy or x.
+element. Rows are cut into chunks by shape alone; each chunk adds its rows in order, and the chunks are added in a fixed
+order, so the result has the same bits whoever does what. A few rows at a time, while they are in the cache: their sums,
+what they add to dgamma and dbeta, then dx, which may overwrite dy or x.
 
 Many chunks are shared out whole. Of few, if their rows are long, all threads do each step together, in pieces of rows.
 """
@@ -24,7 +24,7 @@ from ._channels_first cimport (
     new_lot,
     point,
 )
-from ._job cimport job, job_part, job_part_in, job_set
+from ._job cimport job, job_add_own, job_add_rest, job_part, job_part_in, job_power, job_set, job_tree
 from ._machine cimport ROWS_SOON, fence, l2_bytes
 
 cdef enum:
@@ -43,6 +43,7 @@ cdef struct plan:
     int64_t chunks
     int64_t group    # rows worked together
     double *part     # [chunks][2][inner]: what a chunk adds to dbeta and dgamma
+    job_tree tree    # of these
     int64_t size     # doubles for a group's statistics
     double *lots     # [threads][size]; if the threads work together, [1][size]
     bint whole       # chunks are shared out whole
@@ -53,12 +54,14 @@ cdef plan cut_points(const job *j) noexcept nogil:
     cdef int64_t least
     p.sums = cut_runs(j, 1)
     p.tall = max((j.channels + MANY - 1) // MANY, min(max(j.channels // SOME, SHORT), TALL))
-    p.chunks = (j.channels + p.tall - 1) // p.tall
+    p.chunks = job_power((j.channels + p.tall - 1) // p.tall)
+    p.tall = (j.channels + p.chunks - 1) // p.chunks  # or a row less
     p.whole = j.threads == 1 or p.chunks >= min(SPREAD * j.threads, p.sums.count)
     least = 1 if p.whole else TALL
     p.group = min(max(l2_bytes() // 2 // (2 * j.inner * j.op.item), least), min(p.tall, GROUP))
     p.size = lot_room(&p.sums, p.group)
     p.part = p.lots = NULL
+    p.tree = job_tree(NULL, 2 * j.inner, p.chunks, 1 if p.whole else 0)
     return p
 
 
@@ -80,8 +83,13 @@ cdef void sum_pieces(const job *j, const plan *p, const lot *g, int64_t first, i
                         max(j.inner, ROWS_SOON // j.op.item))
 
 
+cdef int64_t chunk_start(const job *j, const plan *p, int64_t chunk) noexcept nogil:
+    """Its first row."""
+    return j.channels * chunk // p.chunks
+
+
 cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) noexcept nogil:
-    cdef int64_t row = chunk * p.tall, end = min(row + p.tall, j.channels), rows
+    cdef int64_t row = chunk_start(j, p, chunk), end = chunk_start(j, p, chunk + 1), rows
     cdef double *part = p.part + 2 * j.inner * chunk
     cdef lot g
     memset(part, 0, 2 * j.inner * sizeof(double))
@@ -92,6 +100,7 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
         finish_lot(j, &p.sums, &g)
         apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, rows * j.inner, NULL)
         row += rows
+    job_add_own(j, &p.tree, chunk)
 
 
 cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, double *part) noexcept nogil:
@@ -113,14 +122,9 @@ cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, do
 
 cdef void finish_range(const job *j, const plan *p, int64_t first, int64_t last) noexcept nogil:
     """Adds up the chunks, and tells dbeta and dgamma."""
-    cdef int64_t chunk, i
-    cdef double *part
-    for chunk in range(1, p.chunks):
-        part = p.part + 2 * j.inner * chunk
-        for i in range(first, last):
-            p.part[i] += part[i]
-        for i in range(j.inner + first, j.inner + last):
-            p.part[i] += part[i]
+    cdef int64_t i
+    job_add_rest(j, &p.tree, first, last)
+    job_add_rest(j, &p.tree, j.inner + first, j.inner + last)
     for i in range(first, last):
         job_set(j.dbeta, i, p.part[i])
         job_set(j.dgamma, i, p.part[j.inner + i])
@@ -130,7 +134,7 @@ cdef void run(const job *j) noexcept nogil:
     cdef plan p = cut_points(j)
     cdef int64_t chunk, row, rows, end
     cdef int t
-    p.part = <double *> j.room
+    p.part = p.tree.sums = <double *> j.room
     p.lots = p.part + 2 * p.chunks * j.inner
     if j.threads == 1:
         for chunk in range(p.chunks):
@@ -148,7 +152,7 @@ cdef void run(const job *j) noexcept nogil:
     else:
         for chunk in range(p.chunks):
             memset(p.part + 2 * j.inner * chunk, 0, 2 * j.inner * sizeof(double))
-            row, end = chunk * p.tall, min((chunk + 1) * p.tall, j.channels)
+            row, end = chunk_start(j, &p, chunk), chunk_start(j, &p, chunk + 1)
             while row < end:
                 rows = min(p.group, end - row)
                 shared_rows(j, &p, row, rows, p.part + 2 * j.inner * chunk)
