@@ -47,6 +47,7 @@ cdef enum:
     MANY = 1 << 10    # blocks to share out; more chunks than make so many would only be more to add up,
     FEW = 8           # but no fewer chunks than these: sums of so many parts are more exact
     BLOCK = 16        # lanes that are shared out together
+    ALONE = 1 << 11   # channels, at least, that are finished by all threads: until then to meet once more takes longer
     PIECE = 1 << 15   # elements that the second sweep writes at a time
 
 
@@ -215,7 +216,7 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     cdef int t
     if job_has_sums(j) and p.fold > 1:
         merge(j, p, 0, p.lanes)
-    if j.threads == 1 or j.channels < 64 * j.threads:
+    if j.threads == 1 or j.channels < ALONE:
         finish_channels(j, p, 0, j.channels)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
