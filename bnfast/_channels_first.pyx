@@ -54,6 +54,7 @@ cdef enum:
     SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
     TALL = 8         # if a channel has so many of them,
     STRIP = 1 << 11  # so many lanes together, half as many backward: L1 holds their coefficients
+    KNOWN = 1 << 11  # channels whose coefficients inference makes at a time: L2 holds them beside data
     SMALL = 1 << 15  # bytes of coefficients that L1 holds beside data
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
@@ -502,50 +503,65 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
             fence()
 
 
-cdef void apply_span(const job *j, rows_coefs coefs, const strip *lanes, int64_t first, int64_t last) noexcept nogil:
-    """out = x normalized, elements first to last - 1 of the whole array, in the order of memory. lanes: NULL, or a
-    strip of all channels."""
-    cdef int64_t row, column, rows, width
-    if lanes != NULL:
-        write_lanes(j, first, last - first, first % lanes.lanes, lanes.lanes, lanes.coefs,
-                    ROWS_FAR // j.op.item if j.stream else 0)
+cdef bint one_strip(const job *j) noexcept nogil:
+    """Does inference take its rows as lanes, all of a sample's? If L1 holds their coefficients; or L2, which is slower,
+    but not than the shortest rows."""
+    cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
+    return as_lanes(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
+
+
+cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
+    """Channels, whole statistics, whose coefficients a thread of an inference makes at a time: all for a strip, else so
+    many that they stay in L2."""
+    return j.channels if strips or j.channels <= KNOWN else max(KNOWN // j.share, 1) * j.share
+
+
+cdef int64_t infer_room(const job *j) noexcept nogil:
+    """Doubles that a thread of an inference takes, and some lines between two threads."""
+    cdef bint strips = one_strip(j)
+    cdef int64_t coefs = (JOB_COEFS * known_at_once(j, strips) + 7) // 8 * 8
+    return coefs + (strip_room(j, j.channels) if strips else 0) + 4 * ROWS_LINE // <int64_t> sizeof(double)
+
+
+cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) noexcept nogil:
+    """Elements first to last - 1 of an inference, in the order of memory. room: as infer_room() says. A thread makes
+    its coefficients itself: where another core's cache has them, to fetch and to overwrite them takes longer."""
+    cdef bint strips = one_strip(j)
+    cdef int64_t most = known_at_once(j, strips), known = 0, start = 0, row, column, rows, width, channel
+    cdef rows_coefs coefs = rows_coefs(room, 1, most)
+    cdef strip s
+    if strips and first < last:
+        job_given(j, 0, j.channels // j.share, room, most)
+        s = new_strip(j, j.channels, NULL, coefs, room + (JOB_COEFS * most + 7) // 8 * 8)
+        spread(j, &s, coefs)
+        write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.stream else 0)
         first = last
     while first < last:
         row, column = first // j.inner, first % j.inner
+        channel = row % j.channels
+        if not start <= channel < start + known:
+            start = channel // most * most
+            known = min(most, j.channels - start)
+            job_given(j, start, known // j.share, room, most)
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
-            rows = min(j.channels - row % j.channels, (last - first) // j.inner)
-        apply(j, first, rows, width, j.inner, coefs_from(coefs, row % j.channels), 0, NULL)
+            rows = min(start + known - channel, (last - first) // j.inner)
+        apply(j, first, rows, width, j.inner, coefs_from(coefs, channel - start), 0, NULL)
         first += rows * width
     if j.stream:
         fence()
 
 
-cdef bint one_strip(const job *j) noexcept nogil:
-    """Does inference take its rows as lanes, all of a sample's? If L1 holds their coefficients; or L2, which is slower,
-    but not than the shortest rows."""
-    cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
-    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
-
-
 cdef void infer(const job *j) noexcept nogil:
-    cdef int64_t step, size = j.outer * j.channels * j.inner
-    cdef rows_coefs coefs = rows_coefs(<double *> j.room, 1, j.channels)
-    cdef const strip *lanes = NULL
-    cdef strip s
+    cdef int64_t step, size = j.outer * j.channels * j.inner, room = infer_room(j)
     cdef int t
-    job_given(j, 0, j.channels // j.share, <double *> j.room, j.channels)
-    if one_strip(j) and j.mask == NULL:
-        lanes = &s
-        s = new_strip(j, j.channels, NULL, coefs, <double *> j.room + JOB_COEFS * j.channels)
-        spread(j, &s, coefs)
     if j.threads == 1:
-        apply_span(j, coefs, lanes, 0, size)
+        infer_span(j, 0, size, <double *> j.room)
     else:
         step = (size + j.threads - 1) // j.threads
         step = (step + 63) // 64 * 64
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            apply_span(j, coefs, lanes, min(t * step, size), min((t + 1) * step, size))
+            infer_span(j, min(t * step, size), min((t + 1) * step, size), <double *> j.room + t * room)
 
 
 cdef int64_t whole_part(const job *j) noexcept nogil:
@@ -565,7 +581,7 @@ cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
 
 cdef int64_t room(const job *j) noexcept nogil:
     if j.op_pass == JOB_INFER:
-        return (JOB_COEFS * j.channels + (strip_room(j, j.channels) if one_strip(j) else 0)) * <int64_t> sizeof(double)
+        return infer_room(j) * j.threads * <int64_t> sizeof(double)
     cdef cut k = cut_sums(j)
     cdef int64_t left = j.channels - whole_part(j) * j.threads
     return max(thread_room(j, &k) * j.threads, lot_room(&k, left)) * <int64_t> sizeof(double)
