@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 
 from ._job cimport (
     JOB_COEFS,
+    JOB_INFER,
     JOB_KEPT,
     job,
     job_add_own,
@@ -252,14 +253,19 @@ cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) n
         fence()
 
 
-cdef void apply_all(const job *j, const plan *p) noexcept nogil:
+cdef void apply_share(const job *j, const plan *p, int64_t t) noexcept nogil:
+    """Thread t's part of the output."""
     cdef int64_t size = j.outer * j.channels
+    apply_part(j, p, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1))
+
+
+cdef void apply_all(const job *j, const plan *p) noexcept nogil:
     cdef int t
     if j.threads == 1:
-        apply_part(j, p, 0, size)
+        apply_share(j, p, 0)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            apply_part(j, p, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1))
+            apply_share(j, p, t)
 
 
 def shares(tuple view, int threads):
@@ -289,18 +295,48 @@ cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
     return (p.lanes + sums + (JOB_COEFS + 2) * j.channels + 7) // 8 * 8
 
 
-cdef int64_t room(const job *j) noexcept nogil:
+cdef int64_t plan_room(const job *j) noexcept nogil:
+    """Bytes, in whole lines, and some between two threads."""
     cdef plan p = cut_rows(j)
-    return doubles(j, &p) * <int64_t> sizeof(double) + JOB_KEPT * p.step
+    cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + JOB_KEPT * p.step
+    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE + 4 * ROWS_LINE
 
 
-cdef void run(const job *j) noexcept nogil:
+cdef plan new_plan(const job *j, char *room) noexcept nogil:
     cdef plan p = cut_rows(j)
-    cdef int64_t c
-    p.shift = <double *> j.room
+    p.shift = <double *> room
     p.sums = p.tree.sums = p.shift + p.lanes
     p.coefs = <char *> (p.shift + doubles(j, &p))
     p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
+    return p
+
+
+cdef bint each_for_itself(const job *j) noexcept nogil:
+    """Does each thread make all coefficients? If they need no sums, and are few: where another core's cache has them,
+    to fetch and to overwrite them takes longer."""
+    return j.op_pass == JOB_INFER and j.channels < ALONE
+
+
+cdef void infer_share(const job *j, int64_t t) noexcept nogil:
+    cdef plan p = new_plan(j, j.room + t * plan_room(j))
+    finish_channels(j, &p, 0, j.channels)
+    wrap(j, &p)
+    apply_share(j, &p, t)
+
+
+cdef int64_t room(const job *j) noexcept nogil:
+    return plan_room(j) * (j.threads if each_for_itself(j) else 1)
+
+
+cdef void run(const job *j) noexcept nogil:
+    cdef plan p
+    cdef int64_t c
+    cdef int t
+    if j.threads > 1 and each_for_itself(j):
+        for t in prange(j.threads, num_threads=j.threads, schedule="static"):
+            infer_share(j, t)
+        return
+    p = new_plan(j, j.room)
     if job_has_sums(j):
         job_shifts(j, 0, j.channels // j.share, j.share, p.shift)
         for c in range(j.channels, p.lanes):
