@@ -9,9 +9,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HEADER = 64, BLOCKS = 32, PAGE = 1 << 16, HUGE_PAGE = 1 << 21 };
+enum { HEADER = 3840, BLOCKS = 32, PAGE = 1 << 16, HUGE_PAGE = 1 << 21 };
 
-/* What precedes the caller's bytes. */
+/* What precedes the caller's bytes. Large arrays of malloc, and so of NumPy, begin 16 bytes into a page. A CPU takes a
+   load for one of what it has just stored, and waits, if the last 12 bits of their addresses agree; so an output that
+   began a little further into its page would stop the loads of each sweep that makes it from such an array. */
 typedef struct {
     size_t whole; /* bytes, this header included */
 } header;
