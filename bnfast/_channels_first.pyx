@@ -504,10 +504,10 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
 
 
 cdef bint one_strip(const job *j) noexcept nogil:
-    """Does inference take its rows as lanes, all of a sample's? If L1 holds their coefficients; or L2, which is slower,
-    but not than the shortest rows."""
+    """Does inference take its rows as lanes, all of a sample's, unless there is a mask? If L1 holds their coefficients;
+    or L2, which is slower, but not than the shortest rows."""
     cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
-    return as_lanes(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
+    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
 
 
 cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
@@ -517,7 +517,7 @@ cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
 
 
 cdef int64_t infer_room(const job *j) noexcept nogil:
-    """Doubles that a thread of an inference takes, and some lines between two threads."""
+    """Doubles that a thread of an inference takes, with a mask and without, and some lines between two threads."""
     cdef bint strips = one_strip(j)
     cdef int64_t coefs = (JOB_COEFS * known_at_once(j, strips) + 7) // 8 * 8
     return coefs + (strip_room(j, j.channels) if strips else 0) + 4 * ROWS_LINE // <int64_t> sizeof(double)
@@ -526,7 +526,7 @@ cdef int64_t infer_room(const job *j) noexcept nogil:
 cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) noexcept nogil:
     """Elements first to last - 1 of an inference, in the order of memory. room: as infer_room() says. A thread makes
     its coefficients itself: where another core's cache has them, to fetch and to overwrite them takes longer."""
-    cdef bint strips = one_strip(j)
+    cdef bint strips = one_strip(j) and j.mask == NULL
     cdef int64_t most = known_at_once(j, strips), known = 0, start = 0, row, column, rows, width, channel
     cdef rows_coefs coefs = rows_coefs(room, 1, most)
     cdef strip s
