@@ -36,6 +36,7 @@ from ._job cimport (
     job_is_given,
     job_kept,
     job_part,
+    job_part_in,
     job_real,
     job_shifts,
     job_two_sweeps,
@@ -519,8 +520,8 @@ cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
 cdef int64_t infer_room(const job *j) noexcept nogil:
     """Doubles that a thread of an inference takes, with a mask and without, and some lines between two threads."""
     cdef bint strips = one_strip(j)
-    cdef int64_t coefs = (JOB_COEFS * known_at_once(j, strips) + 7) // 8 * 8
-    return coefs + (strip_room(j, j.channels) if strips else 0) + 4 * ROWS_LINE // <int64_t> sizeof(double)
+    cdef int64_t lanes = strip_room(j, j.channels) if strips else 0
+    return JOB_COEFS * known_at_once(j, strips) + lanes + 4 * ROWS_LINE // <int64_t> sizeof(double)
 
 
 cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) noexcept nogil:
@@ -532,7 +533,7 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
     cdef strip s
     if strips and first < last:
         job_given(j, 0, j.channels // j.share, room, most)
-        s = new_strip(j, j.channels, NULL, coefs, room + (JOB_COEFS * most + 7) // 8 * 8)
+        s = new_strip(j, j.channels, NULL, coefs, room + JOB_COEFS * most)
         spread(j, &s, coefs)
         write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.stream else 0)
         first = last
@@ -553,15 +554,14 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
 
 
 cdef void infer(const job *j) noexcept nogil:
-    cdef int64_t step, size = j.outer * j.channels * j.inner, room = infer_room(j)
+    cdef int64_t size = j.outer * j.channels * j.inner, room = infer_room(j)
     cdef int t
     if j.threads == 1:
         infer_span(j, 0, size, <double *> j.room)
     else:
-        step = (size + j.threads - 1) // j.threads
-        step = (step + 63) // 64 * 64
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            infer_span(j, min(t * step, size), min((t + 1) * step, size), <double *> j.room + t * room)
+            infer_span(j, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1),
+                       <double *> j.room + t * room)
 
 
 cdef int64_t whole_part(const job *j) noexcept nogil:

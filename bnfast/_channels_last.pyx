@@ -317,8 +317,8 @@ cdef bint each_for_itself(const job *j) noexcept nogil:
     return j.op_pass == JOB_INFER and j.channels < ALONE
 
 
-cdef void infer_share(const job *j, int64_t t) noexcept nogil:
-    cdef plan p = new_plan(j, j.room + t * plan_room(j))
+cdef void infer_share(const job *j, int64_t t, char *room) noexcept nogil:
+    cdef plan p = new_plan(j, room)
     finish_channels(j, &p, 0, j.channels)
     wrap(j, &p)
     apply_share(j, &p, t)
@@ -330,11 +330,12 @@ cdef int64_t room(const job *j) noexcept nogil:
 
 cdef void run(const job *j) noexcept nogil:
     cdef plan p
-    cdef int64_t c
+    cdef int64_t c, size
     cdef int t
     if j.threads > 1 and each_for_itself(j):
+        size = plan_room(j)
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            infer_share(j, t)
+            infer_share(j, t, j.room + t * size)
         return
     p = new_plan(j, j.room)
     if job_has_sums(j):

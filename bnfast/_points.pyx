@@ -39,7 +39,6 @@ cdef enum:
 
 cdef struct plan:
     cut sums         # of one row
-    int64_t tall     # rows in a chunk
     int64_t chunks
     int64_t group    # rows worked together
     double *part     # [chunks][2][inner]: what a chunk adds to dbeta and dgamma
@@ -51,14 +50,13 @@ cdef struct plan:
 
 cdef plan cut_points(const job *j) noexcept nogil:
     cdef plan p
-    cdef int64_t least
+    cdef int64_t least, tall = max((j.channels + MANY - 1) // MANY, min(max(j.channels // SOME, SHORT), TALL))
     p.sums = cut_runs(j, 1)
-    p.tall = max((j.channels + MANY - 1) // MANY, min(max(j.channels // SOME, SHORT), TALL))
-    p.chunks = job_power((j.channels + p.tall - 1) // p.tall)
-    p.tall = (j.channels + p.chunks - 1) // p.chunks  # or a row less
+    p.chunks = job_power((j.channels + tall - 1) // tall)
+    tall = (j.channels + p.chunks - 1) // p.chunks  # or a row less
     p.whole = j.threads == 1 or p.chunks >= min(SPREAD * j.threads, p.sums.count)
     least = 1 if p.whole else TALL
-    p.group = min(max(l2_bytes() // 2 // (2 * j.inner * j.op.item), least), min(p.tall, GROUP))
+    p.group = min(max(l2_bytes() // 2 // (2 * j.inner * j.op.item), least), min(tall, GROUP))
     p.size = lot_room(&p.sums, p.group)
     p.part = p.lots = NULL
     p.tree = job_tree(NULL, 2 * j.inner, p.chunks, 1 if p.whole else 0)
