@@ -276,6 +276,22 @@ def test_what_is_wrong_has_a_status_and_writes_nothing(status, what, numbers, ch
     assert len(api.strerror(number)) > 5
 
 
+@pytest.mark.parametrize("what", ctypes_consumer.PASSES)
+@pytest.mark.parametrize("shape", [(16, 64, 9), (16, 700, 9), (16, 16, 63), (6, 3, 5000), (3, 5000, 1), (300, 5, 1)])
+def test_the_workspace_is_as_large_as_was_said_whatever_the_mask(what, shape):
+    """It is said before anybody has looked at the mask: one of which all count is none."""
+    outer, channels, inner = shape
+    for mask in (np.ones(outer * inner, bool), np.arange(outer * inner) % 7 > 0):
+        given = Forward(what, *shape, threads=1)
+        given.call.mask = mask.ctypes.data
+        size = api.workspace(given.pass_number, given.call)
+        given.call.workspace_size = size - 1
+        assert size == 0 or given.run() == ctypes_consumer.STATUSES.index("SMALL_WORKSPACE")
+        given.call.workspace_size = size
+        assert given.run() == 0
+        assert given.room.tobytes()[size:] == given.room[-1:].tobytes() * (len(given.room) - size // 8)
+
+
 def test_every_status_has_been_met():
     assert {"OK", *REFUSED} == set(ctypes_consumer.STATUSES)
     assert Forward().run() == 0
