@@ -147,7 +147,7 @@ def _measure_caches():
 
 # Below this many elements a call is over before a second thread has woken up.
 cdef enum:
-    SERIAL_ELEMENTS = 1 << 17
+    SERIAL_ELEMENTS = 1 << 16
     THREAD_ELEMENTS = 1 << 15  # and a further thread wants as much to do
 
 cdef int limit = 0             # set_num_threads(); 0: not set
