@@ -53,7 +53,7 @@ cdef enum:
     FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
-    TALL = 8         # if a channel has so many of them,
+    FLAT = 3         # unless a channel has fewer of them than their elements / FLAT,
     STRIP = 1 << 11  # so many lanes together, half as many backward: L1 holds their coefficients
     KNOWN = 1 << 11  # channels whose coefficients inference makes at a time: L2 holds them beside data
     SMALL = 1 << 15  # bytes of coefficients that L1 holds beside data
@@ -177,7 +177,7 @@ cdef void sum_some(const job *j, block b, const double *shift, rows_coefs gate, 
 cdef bint are_short(const job *j) noexcept nogil:
     """Do rows leave vectors half empty, and cost more than their elements? By shape alone, as the order of adding
     follows."""
-    return 1 < j.inner < SHORT and j.outer >= TALL and not j.points
+    return 1 < j.inner < SHORT and j.outer >= max(j.inner // FLAT, 2) and not j.points
 
 
 cdef bint as_lanes(const job *j) noexcept nogil:
