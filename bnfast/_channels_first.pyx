@@ -540,9 +540,10 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
     while first < last:
         row, column = first // j.inner, first % j.inner
         channel = row % j.channels
-        if not start <= channel < start + known:
-            start = channel // most * most
-            known = min(most, j.channels - start)
+        if not start <= channel < start + known:  # whole statistics, and no more than these rows have
+            start = channel // j.share * j.share
+            rows = channel - start + (column + last - first + j.inner - 1) // j.inner
+            known = min(min(most, j.channels - start), (rows + j.share - 1) // j.share * j.share)
             job_given(j, start, known // j.share, room, most)
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
