@@ -49,7 +49,8 @@ cdef enum:
     LONG = 1 << 9    # elements of a row, at least, that is fetched as from memory
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
-    WALK = 1 << 15   # bytes that lie together, which normalizing wants at least; and what separate samples do at a time
+    WALK = 1 << 15   # bytes that lie together, which normalizing wants at least
+    PAGE = 1 << 12   # bytes that the CPU fetches ahead of a walk, at most
     FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
@@ -362,12 +363,21 @@ cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
     job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, <double *> g.coefs.at, g.channels)
 
 
+cdef int64_t rows_held(const job *j) noexcept nogil:
+    """How many rows of a channel L2 holds: those whose distance is a high power of 2 share few of its sets, in each of
+    which 16 lines fit."""
+    cdef int64_t distance = j.channels * j.inner * j.op.item
+    return l2_bytes() // min(distance & -distance, l2_bytes() // 16)
+
+
 cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
     """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache,
-    and whole statistics."""
+    and whole statistics. Where L2 does not hold them, and they come from further out twice, one row's walk matters
+    more, until it is a page long."""
     cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
     size = STRIP // arrays // j.inner if lanes else min(WALK // row, GROUP)
-    size = max(1, min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1))))
+    if row >= PAGE or arrays * j.outer <= rows_held(j):
+        size = min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1)))
     if size > FINISHED:
         size -= size % FINISHED
     return max(size // j.share, 1) * j.share
@@ -376,16 +386,14 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     """Is each lot summed while the one before it is written? If that goes past the cache, and so waits for memory. But
     not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
-    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Rows
-    whose distance is a high power of 2 share few of its sets, in each of which 16 lines fit."""
-    cdef int64_t walk = group_size(j, False) * j.inner * j.op.item, need = j.outer * walk * (2 if job_has_dy(j) else 1)
-    cdef int64_t distance = j.channels * j.inner * j.op.item, way = l2_bytes() // 16
-    cdef int64_t held = 16 * way // min(distance & -distance, way) * walk
+    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
+    cdef int64_t arrays = 2 if job_has_dy(j) else 1
     return (
         job_two_sweeps(j) and j.stream and j.mask == NULL and not j.points and k.span == 1
         and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
         and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
-        and need <= held and 2 * need <= l2_bytes()
+        and arrays * j.outer <= rows_held(j)
+        and 2 * arrays * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
     )
 
 
