@@ -96,7 +96,7 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
         g = new_lot(j, &p.sums, row, rows, room)
         sum_pieces(j, p, &g, 0, p.sums.count, part)
         finish_lot(j, &p.sums, &g)
-        apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, rows * j.inner, NULL)
+        apply(j, row * j.inner, rows, j.inner, j.inner, g.coefs, rows * j.inner if j.stream else 0, NULL)
         row += rows
     job_add_own(j, &p.tree, chunk)
 
