@@ -39,7 +39,7 @@ from ._job cimport (
     job_stretch,
     job_tree,
 )
-from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_SOON, ROWS_TILE, ROWS_WRAP, fence, llc_bytes, table
+from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, llc_bytes, table
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -230,8 +230,8 @@ cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexce
     cdef int64_t ahead = 0
     if j.stream:
         ahead = ROWS_FAR // j.op.item
-    elif j.outer * j.channels * j.op.item > llc_bytes() // 4:  # after the sums, what the CPU fetches is enough
-        ahead = -1 if job_has_sums(j) else ROWS_SOON // j.op.item
+    elif j.outer * j.channels * j.op.item > llc_bytes() // 4:  # what the CPU fetches is enough
+        ahead = -1
     write_lanes(j, first, n, first % p.spread, p.spread, p.coefs, ahead)
 
 
