@@ -31,10 +31,14 @@ OTHERS = [
     "64x512x1x1",
     "32x3x224x224",
     "1x3x1024x1024",  # one image
+    "64x128x16x16",  # samples a high power of 2 apart, which share few sets of a cache
+    "256x512x4x4",
+    "2x2048x4x4",  # few rows, and short
+    "1x2048x7x7",
 ]
 SHAPES = RESNET50 + OTHERS
 TYPICAL = ["32x64x56x56", "32x512x7x7", "8x16x8x8"]  # long rows, short rows, small
-TOKENS = ["8x197x768", "32x512x1024", "8x64"]  # a vision transformer's, a language model's, small
+TOKENS = ["8x197x768", "32x512x1024", "4096x64", "20000x12", "8x64"]  # transformers' (vision, language), short, small
 MAPS = ["32x64x56x56", "32x256x56x56", "32x512x7x7", "8x64x8x8"]
 MAIN = ["forward", "inference", "backward"]
 
