@@ -322,6 +322,7 @@ def _double(n):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, if another test has loaded it
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_fork_pool(workers):
     """The parent computes on while the pool's children do 200 calls."""
