@@ -363,21 +363,26 @@ cdef void finish_lot(const job *j, const cut *k, const lot *g) noexcept nogil:
     job_finish(j, g.first, g.channels // j.share, g.parts, g.shift, g.sums, <double *> g.coefs.at, g.channels)
 
 
-cdef int64_t rows_held(const job *j) noexcept nogil:
-    """How many rows of a channel L2 holds: those whose distance is a high power of 2 share few of its sets, in each of
+cdef inline int64_t inputs(const job *j) noexcept nogil:
+    """Arrays that sums read, and writing again."""
+    return 2 if job_has_dy(j) else 1
+
+
+cdef bint is_held(const job *j) noexcept nogil:
+    """Does L2 hold the rows of a channel? Those whose distance is a high power of 2 share few of its sets, in each of
     which 16 lines fit."""
     cdef int64_t distance = j.channels * j.inner * j.op.item
-    return l2_bytes() // min(distance & -distance, l2_bytes() // 16)
+    return inputs(j) * j.outer <= l2_bytes() // min(distance & -distance, l2_bytes() // 16)
 
 
 cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
     """Channels that are normalized together: enough for a long walk through memory, few enough to stay in the cache,
     and whole statistics. Where L2 does not hold them, and they come from further out twice, one row's walk matters
     more, until it is a page long."""
-    cdef int64_t row = j.inner * j.op.item, arrays = 2 if job_has_dy(j) else 1, size
-    size = STRIP // arrays // j.inner if lanes else min(WALK // row, GROUP)
-    if row >= PAGE or arrays * j.outer <= rows_held(j):
-        size = min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * arrays + 1)))
+    cdef int64_t row = j.inner * j.op.item, size
+    size = STRIP // inputs(j) // j.inner if lanes else min(WALK // row, GROUP)
+    if row >= PAGE or is_held(j):
+        size = min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * inputs(j) + 1)))
     if size > FINISHED:
         size -= size % FINISHED
     return max(size // j.share, 1) * j.share
@@ -387,13 +392,11 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     """Is each lot summed while the one before it is written? If that goes past the cache, and so waits for memory. But
     not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
     piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
-    cdef int64_t arrays = 2 if job_has_dy(j) else 1
     return (
         job_two_sweeps(j) and j.stream and j.mask == NULL and not j.points and k.span == 1
         and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
         and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
-        and arrays * j.outer <= rows_held(j)
-        and 2 * arrays * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
+        and is_held(j) and 2 * inputs(j) * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
     )
 
 
@@ -402,7 +405,7 @@ cdef void write_lot(const job *j, const lot *g, bint last) noexcept nogil:
     much as fits the cache."""
     cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, n
     if job_two_sweeps(j) and j.stream and not last:
-        fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * (2 if job_has_dy(j) else 1))
+        fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * inputs(j))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
         apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs,
               walk if n < fetch else 0, NULL)
