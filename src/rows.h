@@ -21,7 +21,7 @@
    Coefficients k of a statistic, float64 holding values that the type computed with can represent:
 
      k[0]  hi, the mean as far as an element can tell it      k[3], k[4]  backward: what goes with x, and with 1
-     k[1]  a = gamma / sqrt(var + eps)                        k[5]  backward: the b that forward had
+     k[1]  a = gamma / sqrt(var + eps)                        k[5]  backward: low = -b, of the b of forward
      k[2]  forward: b = beta - lo*a; backward: 1/sqrt(..)     k[6], k[7]  the mean and 1/sqrt(..) in full */
 #ifndef BNFAST_ROWS_H
 #define BNFAST_ROWS_H
@@ -74,7 +74,7 @@ typedef struct {
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
                        const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or where run t has the k with which dy
-       counts unless (x - k[0]) * k[1] + k[5] <= 0 */
+       counts unless (x - k[0]) * k[1] <= k[5] */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
                           int64_t stride, const double *shift, const rows_coefs *gate, double *sums, int64_t ahead,
                           int far);
