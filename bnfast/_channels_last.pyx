@@ -50,6 +50,7 @@ cdef enum:
     BLOCK = 16        # lanes that are shared out together
     ALONE = 1 << 11   # channels, at least, that are finished by all threads: until then to meet once more takes longer
     PIECE = 1 << 15   # elements that the second sweep writes at a time
+    TILE = 1 << 12    # bytes of lanes whose coefficients L1 holds beside data
 
 
 cdef struct plan:
@@ -225,13 +226,35 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     wrap(j, p)
 
 
+cdef bint wants_tiles(const job *j) noexcept nogil:
+    """Would coefficients drive the data that goes with them out of L1? Where there are two such arrays, or half types,
+    tiles are no better."""
+    return j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j)
+
+
+cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) noexcept nogil:
+    """Rows of the output, from element `first` on, tile by tile, so that L1 holds what goes with the lanes. The CPU
+    fetches to the end of a row's part of a tile at best, so the next row's is fetched as well."""
+    cdef int64_t tile = TILE // j.op.item, at = 0, row
+    while at < j.channels:
+        tile = min(tile, j.channels - at)
+        for row in range(rows):
+            write_lanes(j, first + row * j.channels + at, tile, (first + at) % j.channels, p.spread, p.coefs,
+                        j.channels)
+        at += tile
+
+
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t ahead = 0
+    cdef int64_t ahead = 0, rows = n // j.channels
     if j.stream:
         ahead = ROWS_FAR // j.op.item
     elif j.outer * j.channels * j.op.item > llc_bytes() // 4:  # what the CPU fetches is enough
         ahead = -1
+    elif rows > 1 and wants_tiles(j):
+        apply_tiled(j, p, first, rows)
+        first += rows * j.channels
+        n -= rows * j.channels
     write_lanes(j, first, n, first % p.spread, p.spread, p.coefs, ahead)
 
 

@@ -19,6 +19,8 @@ LARGE = [
     ((4, 17, 16, 200), -1),
     ((1, 512, 512, 1), -1),
     ((70, 5, 41, 43), 1),
+    ((67, 2500), 1),  # rows of tiles, shared out in the middle of one
+    ((5, 17, 4096), -1),
 ]
 
 
@@ -47,7 +49,7 @@ def test_same_bits_for_any_thread_count(shape, axis, dtype):
             assert same_bits(a, b)
 
 
-@pytest.mark.parametrize(("shape", "axis"), CASES + LARGE[2:6])
+@pytest.mark.parametrize(("shape", "axis"), CASES + LARGE[2:6] + LARGE[-2:])
 def test_exact_sums_are_equal_in_both_layouts(shape, axis):
     """Small integers sum exactly in any order, so nothing may depend on the layout."""
     rng = np.random.default_rng(1)
