@@ -54,6 +54,7 @@ from ._job cimport (
     job_get,
     job_has_dy,
     job_has_output,
+    job_has_sums,
     job_look_at_mask,
     job_part,
     job_part_in,
@@ -176,7 +177,8 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
         j.channels *= j.samples
         j.samples = 1
     size = c.samples * c.outer * c.channels * c.inner
-    j.threads = threads_for(size, c.threads)
+    # One and a half times the work where there is more than one sweep, and so a second thread sooner.
+    j.threads = threads_for(size * 3 // 2 if job_has_sums(j) and job_has_output(j) else size, c.threads)
     j.stream = goes_past(j, size * j.op.item)
     return BNFAST_OK
 

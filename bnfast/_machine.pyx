@@ -145,7 +145,7 @@ def _measure_caches():
 
 # ---- threads ----
 
-# Below this many elements a call is over before a second thread has woken up.
+# Below this many elements a call of one sweep is over before a second thread has woken up.
 cdef enum:
     SERIAL_ELEMENTS = 1 << 16
     THREAD_ELEMENTS = 1 << 15  # and a further thread wants as much to do

@@ -1,5 +1,7 @@
 """The partition alone: how evenly the work falls to 1 to 64 threads. No such machine is needed."""
 
+import itertools
+
 import pytest
 
 from bnfast import _channels_first, _channels_last, _machine
@@ -15,8 +17,8 @@ SHAPES = [(n, c, side) for n in (1, 32) for c, side in RESNET] + AWKWARD
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_threads_get_equal_parts(n, channels, side, layout):
     size = n * channels * side * side
-    for asked in range(1, 65):
-        threads = _machine.call_threads(size, asked)
+    for asked, work in itertools.product(range(1, 65), (size, size * 3 // 2)):
+        threads = _machine.call_threads(work, asked)
         if layout == "nchw" or channels == 1:
             view = (n, channels, side * side) if channels > 1 else (1, 1, n * side * side)
             shares = _channels_first.shares(view, threads)

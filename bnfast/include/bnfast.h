@@ -171,7 +171,8 @@ static inline int bnfast_merge(int64_t n, int64_t count, double *mean, double *m
     return bnfast_table->merge(n, count, mean, m2, other_count, other_mean, other_m2);
 }
 
-/* How many threads a call over so many elements takes; asked: bnfast_call.threads. */
+/* How many threads a call over so many elements takes; asked: bnfast_call.threads. A call that makes sums as well as an
+   output (bnfast_forward, the backward ones) counts each element one and a half times. */
 static inline int bnfast_threads(int64_t elements, int asked) { return bnfast_table->threads(elements, asked); }
 
 #ifdef Py_PYTHON_H
