@@ -160,7 +160,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
         for (int64_t r = run; r < run + rows; r++)
             for (int64_t i = 0; i < n; i++) {
                 const long double v = at(px, r * stride + i), g = at(pdy, r * stride + i), d = v - shift[run];
-                const long double pre = (v - gates[6 * run]) + gates[6 * run + 5];
+                const long double pre = (v - gates[6 * run]) - gates[6 * run + 5];
                 const long double terms[3] = {d, g, gate(g, pre)};
                 for (int f = 0; f < 3; f++) s[f][0] += terms[f], s[f][1] += terms[f] * d;
                 close |= close_call(pre);
@@ -177,7 +177,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             for (int64_t i = 0; i < n; i++) {
                 const double *c = k + 8 * r;
                 const long double g = at(pdy, r * stride + i), d = (long double)at(px, r * stride + i) - c[0];
-                const long double affine = d * c[1] + c[2] + (res ? g : 0), pre = d * c[1] + c[5];
+                const long double affine = d * c[1] + c[2] + (res ? g : 0), pre = d * c[1] - c[5];
                 const long double back = pass == 6 ? 0 : d * c[2] * c[3] + c[4];
                 const int64_t e = GUARD + r * stride + i;
                 if (pass < 4)
@@ -258,7 +258,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
                 const long double v = at(px, r * stride + c), d = v - shift[c];
                 long double g = pass ? (long double)at(pdy, r * stride + c) : d;
                 if (pass == 2) {
-                    const long double pre = (v - param(c)) * param(step + c) + param(5 * step + c);
+                    const long double pre = (v - param(c)) * param(step + c) - param(5 * step + c);
                     if (close_call(pre)) first = NAN;
                     g = gate(g, pre);
                 }
@@ -275,7 +275,7 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
         for (int64_t i = 0; i < count; i++) {
             const int64_t c = (first + i) % n;
             const long double g = at(pdy, i), d = (long double)at(px, i) - param(c), a = param(step + c);
-            const long double affine = d * a + param(2 * step + c) + (res ? g : 0), pre = d * a + param(5 * step + c);
+            const long double affine = d * a + param(2 * step + c) + (res ? g : 0), pre = d * a - param(5 * step + c);
             const long double back = pass == 6 ? 0 : d * param(2 * step + c) * param(3 * step + c) + param(4 * step + c);
             if (pass < 4)
                 expect(GUARD + i, relu && affine < 0 ? 0 : affine, relu && affine < 0 ? 0 : affine);
