@@ -23,7 +23,7 @@ static D8 fused(D8 a, D8 b, D8 c) {
 static const rows_isa rows_wide = {"wide", ROWS_TABLES};
 
 enum { ROWS = 11, RUNS = 3, SIZE = 1 << 14, GUARD = 7 };
-static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 25, 31, 32, 33, 49, 63, 64, 65, 196, 200, 1000};
+static const int64_t SIZES[] = {1, 2, 3, 7, 15, 16, 17, 25, 31, 32, 33, 49, 63, 64, 65, 100, 196, 200, 1000};
 
 static uint64_t seed = 1;
 static double next(void) { /* in [-1, 1) */
