@@ -283,13 +283,13 @@ cdef inline int64_t lines(int64_t bytes) noexcept nogil:
 
 
 cdef int64_t schedule_room(const job *j) noexcept nogil:
-    if j.points and job_has_dy(j):
+    if _points.takes(j):
         return lines(_points.room(j))
     return lines(_channels_last.room(j) if j.inner == 1 and not j.points else _channels_first.room(j))
 
 
 cdef void schedule(const job *j) noexcept nogil:
-    if j.points and job_has_dy(j):
+    if _points.takes(j):
         _points.run(j)
     elif j.inner == 1 and not j.points:
         _channels_last.run(j)
@@ -352,7 +352,9 @@ cdef void do_job(const job *j) noexcept nogil:
 
 cdef int64_t own_sums(const bnfast_call *c, const job *j) noexcept nogil:
     """Bytes for the dgamma, or dbeta, of each sample, which are then added up; 0 if there is nothing to add."""
-    return lines(c.samples * c.channels * sizeof(double)) if job_has_dy(j) and c.norm == BNFAST_GROUP else 0
+    if not job_has_dy(j) or c.norm != BNFAST_GROUP or _points.takes(j):
+        return 0
+    return lines(c.samples * c.channels * sizeof(double))
 
 
 cdef int64_t own_params(const job *j) noexcept nogil:
@@ -425,12 +427,15 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
     cdef char *room = <char *> small
     cdef int status = describe(op, given, &c, &j)
     cdef int64_t need, size
-    cdef bint wide
+    cdef bint wide, shut
     cdef job_vector dgamma, dbeta
     if status == BNFAST_OK:
         status = look_through(op, &c, &j)
     if status != BNFAST_OK:
         return status
+    shut = job_has_dy(&j) and c.y != NULL
+    if shut:  # before the rest, for which there is no ReLU then
+        j.relu = 0
     wide = c.param_dtype == BNFAST_FLOAT64
     j.x, j.dy, j.res, j.out = <char *> c.x, <char *> c.dy, <char *> c.residual, <char *> c.out
     if job_has_dy(&j):
@@ -477,9 +482,9 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
     if own_sums(&c, &j):
         j.dgamma, j.dbeta = vector(room, True), vector(room + own_sums(&c, &j), True)
         room += 2 * own_sums(&c, &j)
-    if job_has_dy(&j) and c.y != NULL:
+    if shut:
         gate(&c, &j, size)
-        j.dy, j.relu = <char *> c.dresidual, 0
+        j.dy = <char *> c.dresidual
     j.room = room
     do_job(&j)
     if own_sums(&c, &j):
@@ -491,10 +496,17 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
 cdef int64_t workspace(int op, const bnfast_call *given) noexcept nogil:
     cdef bnfast_call c
     cdef job j
+    cdef int64_t need
     cdef int status = describe(op, given, &c, &j)
     if status != BNFAST_OK:
         return -status
-    return bytes_for(&c, &j) if c.samples * c.outer * c.channels * c.inner else 0
+    if c.samples * c.outer * c.channels * c.inner == 0:
+        return 0
+    need = bytes_for(&c, &j)
+    if j.relu and job_has_dy(&j):  # y may be given later
+        j.relu = 0
+        need = max(need, bytes_for(&c, &j))
+    return need
 
 
 cdef const char *strerror(int status) noexcept nogil:

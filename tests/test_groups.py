@@ -26,6 +26,8 @@ CASES = [
     ((2, 3, 200, 201), 1, 3),
     ((5, 100, 110, 48), -1, 16),
 ]
+# those whose gradients are worked out a group, not a channel, at a time
+SMALL_MAPS = [((33, 64, 3, 3), 1, 4), ((9, 40, 5, 5), 1, 2), ((4, 96, 7, 7), 1, 1), ((70, 12, 2, 3), 1, 1)]
 
 
 def rows(a, axis, groups):
@@ -51,7 +53,7 @@ def forward(x, gamma, beta, axis, groups, **options):
 
 
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.parametrize(("shape", "axis", "groups"), CASES)
+@pytest.mark.parametrize(("shape", "axis", "groups"), CASES + SMALL_MAPS)
 def test_forward_keeps_the_bound(name, shape, axis, groups):
     x = hard(name, shape, axis)
     gamma, beta = parameters(shape[axis])
@@ -68,7 +70,7 @@ def test_forward_keeps_the_bound(name, shape, axis, groups):
 
 
 @pytest.mark.parametrize("name", ["mean 0", "mean 1e4", "mean 1e6", "scale 1e30"])
-@pytest.mark.parametrize(("shape", "axis", "groups"), CASES)
+@pytest.mark.parametrize(("shape", "axis", "groups"), CASES + SMALL_MAPS)
 def test_gradients_keep_the_bound(name, shape, axis, groups):
     x, dy = hard(name, shape, axis), hard("mean 0", shape, axis, seed=2)
     gamma, _ = parameters(shape[axis])
@@ -88,7 +90,7 @@ def test_gradients_keep_the_bound(name, shape, axis, groups):
     assert (abs(dbeta - dy.astype(float).sum(others)) <= EPS32 * abs(dy).astype(float).sum(others)).all()
 
 
-@pytest.mark.parametrize(("shape", "axis", "groups"), CASES)
+@pytest.mark.parametrize(("shape", "axis", "groups"), CASES + SMALL_MAPS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_same_bits_for_any_thread_count_and_in_place(shape, axis, groups, dtype):
     rng = np.random.default_rng(0)
@@ -110,7 +112,7 @@ def test_same_bits_for_any_thread_count_and_in_place(shape, axis, groups, dtype)
     assert same_bits(own, results[0][2])
 
 
-@pytest.mark.parametrize(("shape", "axis", "groups"), CASES)
+@pytest.mark.parametrize(("shape", "axis", "groups"), CASES + SMALL_MAPS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_relu_and_residual_are_the_same_as_after_it(shape, axis, groups, dtype):
     rng = np.random.default_rng(0)
@@ -137,9 +139,13 @@ def test_relu_and_residual_are_the_same_as_after_it(shape, axis, groups, dtype):
                 dx, *sums, dresidual = bnfast.group_norm_backward(dy, x, moments, gamma, y=y, **options)
                 assert same_bits(dresidual, shut)
                 assert same_bits(dx, exact[0])
-            assert all(same_bits(a, b) for a, b in zip(sums, exact[1:], strict=True))
+            for a, b in zip(sums, exact[1:], strict=True):
+                if (shape, axis, groups) in SMALL_MAPS and add is None:  # in another order
+                    np.testing.assert_allclose(a, b, rtol=2 * np.finfo(a.dtype).eps, atol=1e-16 * x.size)
+                else:
+                    assert same_bits(a, b)
             var = rows(np.zeros(shape), axis, groups)[0] + moments.var.reshape(-1, 1)
-            scale = abs(spread(gamma, shape, axis)) / np.sqrt(back(var, np.moveaxis(x, axis, 1).shape, axis) + 1e-5)
+            scale = abs(gamma).max() / np.sqrt(back(var, np.moveaxis(x, axis, 1).shape, axis) + 1e-5)
             assert (abs(dx - exact[0]) <= 4 * np.finfo(dtype).eps * scale * (1 + abs(dy))).all()
     own = residual.copy()
     assert forward(x, gamma, beta, axis, groups, residual=own, activation="relu", out=own)[0] is own

@@ -58,6 +58,11 @@ def digest():
                 results += [y, moments.m2, *bnfast.rms_norm_backward(b, a, moments, point)]
                 for result in results:
                     sha.update(result.tobytes())
+    x, dy = hard("mean 1e4", (9, 40, 5, 5), 1), hard("mean 0", (9, 40, 5, 5), 1, seed=2)
+    for groups in (1, 2, 40):
+        y, moments = bnfast.group_norm(x, groups, *parameters(40))
+        for result in [y, moments.m2, *bnfast.group_norm_backward(dy, x, moments, parameters(40)[0])]:
+            sha.update(result.tobytes())
     return sha.hexdigest()
 
 
