@@ -582,13 +582,13 @@ cdef int64_t whole_part(const job *j) noexcept nogil:
 
 
 cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
-    """Doubles that whole_channels() takes, with a mask and without: for two lots, what is summed of one, and some lines
-    between two threads; or for a lot and a strip."""
+    """Doubles that whole_channels() takes, with a mask and without: for two lots, and what is summed of one; or for a
+    lot and a strip. And some lines between two threads."""
     cdef int64_t group = group_size(j, False), strips = group_size(j, True)
     return max(
-        2 * lot_room(k, group) + (2 * ROWS_LANES * group + 4 * ROWS_LINE // 8 if goes_along(j, k) else 0),
+        2 * lot_room(k, group) + (2 * ROWS_LANES * group if goes_along(j, k) else 0),
         lot_room(k, strips) + strip_room(j, strips) if are_short(j) else 0,
-    )
+    ) + 4 * ROWS_LINE // <int64_t> sizeof(double)
 
 
 cdef int64_t room(const job *j) noexcept nogil:

@@ -117,7 +117,7 @@ cdef plan cut_points(const job *j) noexcept nogil:
     p.whole = j.threads == 1 or p.chunks >= min(SPREAD * j.threads, p.sums.count)
     least = 1 if p.whole else TALL
     p.group = min(max(held(j), least), min(tall, GROUP))
-    p.size = lot_room(&p.sums, p.group)
+    p.size = lot_room(&p.sums, p.group) + 4 * ROWS_LINE // <int64_t> sizeof(double)  # between threads
     p.part = p.lots = NULL
     p.tree = job_tree(NULL, 2 * j.inner, p.chunks, 1 if p.whole else 0)
     return p
