@@ -39,7 +39,7 @@ OTHERS = [
 SHAPES = RESNET50 + OTHERS
 TYPICAL = ["32x64x56x56", "32x512x7x7", "8x16x8x8"]  # long rows, short rows, small
 TOKENS = ["8x197x768", "32x512x1024", "4096x64", "20000x12", "8x64"]  # transformers' (vision, language), short, small
-MAPS = ["32x64x56x56", "32x256x56x56", "32x512x7x7", "8x64x8x8"]
+MAPS = ["32x64x56x56", "32x256x56x56", "32x256x14x14", "32x512x7x7", "64x512x4x4", "8x64x8x8"]
 MAIN = ["forward", "inference", "backward"]
 
 
