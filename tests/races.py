@@ -14,6 +14,7 @@ SHAPES = [
     ((16, 28, 28, 64), -1),
     ((64, 41, 43, 5), -1),  # folded rows and a rest
     ((4, 100_000), -1),  # few rows
+    ((40, 64, 7, 7), 1),  # lanes; as one group, rows of small maps
 ]
 
 
@@ -34,9 +35,10 @@ def passes(x, dy, axis, threads):
     yield y
     yield from bnfast.layer_norm_backward(dy, x, m, num_threads=threads)
     if x.ndim > 2:
-        y, m = bnfast.group_norm(x, x.shape[axis], **many)
-        yield y
-        yield from bnfast.group_norm_backward(dy, x, m, **many)
+        for groups in (x.shape[axis], 1):
+            y, m = bnfast.group_norm(x, groups, **many)
+            yield y
+            yield from bnfast.group_norm_backward(dy, x, m, **many)
 
 
 def work():
