@@ -145,7 +145,10 @@ def test_relu_and_residual_are_the_same_as_after_it(shape, axis, groups, dtype):
                 else:
                     assert same_bits(a, b)
             var = rows(np.zeros(shape), axis, groups)[0] + moments.var.reshape(-1, 1)
-            scale = abs(gamma).max() / np.sqrt(back(var, np.moveaxis(x, axis, 1).shape, axis) + 1e-5)
+            weight = abs(spread(gamma, shape, axis))
+            if (shape, axis, groups) in SMALL_MAPS:  # two ways of rounding what all channels of a group add to it
+                weight = weight.max()
+            scale = weight / np.sqrt(back(var, np.moveaxis(x, axis, 1).shape, axis) + 1e-5)
             assert (abs(dx - exact[0]) <= 4 * np.finfo(dtype).eps * scale * (1 + abs(dy))).all()
     own = residual.copy()
     assert forward(x, gamma, beta, axis, groups, residual=own, activation="relu", out=own)[0] is own
