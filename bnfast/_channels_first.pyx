@@ -23,6 +23,7 @@ from libc.string cimport memchr, memcmp, memset
 
 from ._channels_last cimport sum_lanes, write_lanes
 from ._job cimport (
+    JOB_APART,
     JOB_COEFS,
     JOB_INFER,
     JOB_KEPT,
@@ -35,6 +36,7 @@ from ._job cimport (
     job_has_sums,
     job_is_given,
     job_kept,
+    job_lines,
     job_part,
     job_part_in,
     job_real,
@@ -189,7 +191,7 @@ cdef bint as_lanes(const job *j) noexcept nogil:
 cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
     """Doubles for the strip of so many channels, in whole lines."""
     cdef int64_t lanes = channels * j.inner, coefs = JOB_KEPT * (lanes * job_real(j) + ROWS_WRAP)
-    return ((3 * lanes if job_has_sums(j) else 0) + coefs // <int64_t> sizeof(double) + 7) // 8 * 8
+    return job_lines((3 * lanes if job_has_sums(j) else 0) + coefs // <int64_t> sizeof(double))
 
 
 cdef void spread(const job *j, const strip *s, rows_coefs k) noexcept nogil:
@@ -290,7 +292,7 @@ cdef void apply(const job *j, int64_t start, int64_t rows, int64_t inner, int64_
 
 cdef int64_t lot_room(const cut *k, int64_t channels) noexcept nogil:
     """Doubles for a lot of so many channels, in whole lines."""
-    return (JOB_COEFS * channels + channels // k.span * (1 + 2 * k.count) + 7) // 8 * 8
+    return job_lines(JOB_COEFS * channels + channels // k.span * (1 + 2 * k.count))
 
 
 cdef lot new_lot(const job *j, const cut *k, int64_t first, int64_t channels, double *room) noexcept nogil:
@@ -532,7 +534,7 @@ cdef int64_t infer_room(const job *j) noexcept nogil:
     """Doubles that a thread of an inference takes, with a mask and without, and some lines between two threads."""
     cdef bint strips = one_strip(j)
     cdef int64_t lanes = strip_room(j, j.channels) if strips else 0
-    return JOB_COEFS * known_at_once(j, strips) + lanes + 4 * ROWS_LINE // <int64_t> sizeof(double)
+    return JOB_COEFS * known_at_once(j, strips) + lanes + JOB_APART
 
 
 cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) noexcept nogil:
@@ -588,7 +590,7 @@ cdef int64_t thread_room(const job *j, const cut *k) noexcept nogil:
     return max(
         2 * lot_room(k, group) + (2 * ROWS_LANES * group if goes_along(j, k) else 0),
         lot_room(k, strips) + strip_room(j, strips) if are_short(j) else 0,
-    ) + 4 * ROWS_LINE // <int64_t> sizeof(double)
+    ) + JOB_APART
 
 
 cdef int64_t room(const job *j) noexcept nogil:

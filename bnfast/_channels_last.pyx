@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._job cimport (
+    JOB_APART,
     JOB_COEFS,
     JOB_INFER,
     JOB_KEPT,
@@ -31,6 +32,7 @@ from ._job cimport (
     job_has_sums,
     job_is_given,
     job_kept,
+    job_lines,
     job_part,
     job_part_in,
     job_power,
@@ -315,14 +317,14 @@ def shares(tuple view, int threads):
 cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
     """How many a plan takes, before its coefficients, in whole lines."""
     cdef int64_t sums = 2 * p.lanes * p.chunks if job_has_sums(j) else 0
-    return (p.lanes + sums + (JOB_COEFS + 2) * j.channels + 7) // 8 * 8
+    return job_lines(p.lanes + sums + (JOB_COEFS + 2) * j.channels)
 
 
 cdef int64_t plan_room(const job *j) noexcept nogil:
     """Bytes, in whole lines, and some between two threads."""
     cdef plan p = cut_rows(j)
     cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + JOB_KEPT * p.step
-    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE + 4 * ROWS_LINE
+    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE + JOB_APART * <int64_t> sizeof(double)
 
 
 cdef plan new_plan(const job *j, char *room) noexcept nogil:

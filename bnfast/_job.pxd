@@ -56,6 +56,9 @@ cdef extern from "job.h" nogil:
     enum:
         JOB_COEFS
         JOB_KEPT
+        JOB_APART
+
+    int64_t job_lines(int64_t)
 
     int64_t job_real(const job *)
     int job_kept(const job *)

@@ -31,19 +31,21 @@ from ._channels_first cimport (
     point,
 )
 from ._job cimport (
+    JOB_APART,
     JOB_GRAD,
     job,
     job_add_own,
     job_add_rest,
     job_get,
     job_has_dy,
+    job_lines,
     job_part,
     job_part_in,
     job_power,
     job_set,
     job_tree,
 )
-from ._machine cimport ROWS_LINE, ROWS_SOON, ROWS_WRAP, fence, l2_bytes
+from ._machine cimport ROWS_SOON, ROWS_WRAP, fence, l2_bytes
 
 cdef enum:
     TALL = 32        # rows in a chunk, at least: what it adds up is then small beside it
@@ -117,7 +119,7 @@ cdef plan cut_points(const job *j) noexcept nogil:
     p.whole = j.threads == 1 or p.chunks >= min(SPREAD * j.threads, p.sums.count)
     least = 1 if p.whole else TALL
     p.group = min(max(held(j), least), min(tall, GROUP))
-    p.size = lot_room(&p.sums, p.group) + 4 * ROWS_LINE // <int64_t> sizeof(double)  # between threads
+    p.size = lot_room(&p.sums, p.group) + JOB_APART
     p.part = p.lots = NULL
     p.tree = job_tree(NULL, 2 * j.inner, p.chunks, 1 if p.whole else 0)
     return p
@@ -132,6 +134,15 @@ cdef void whole_chunk(const job *j, const plan *p, int64_t chunk, double *room) 
     whole_rows(j, &p.sums, p.group, chunk_start(j, p, chunk), chunk_start(j, p, chunk + 1), j.inner,
                p.part + 2 * j.inner * chunk, room)
     job_add_own(j, &p.tree, chunk)
+
+
+cdef void share_of_chunks(const job *j, const plan *p, int64_t t) noexcept nogil:
+    """Those of thread t."""
+    cdef int64_t chunk
+    for chunk in range(job_part(j, p.chunks, t), job_part(j, p.chunks, t + 1)):
+        whole_chunk(j, p, chunk, p.lots + t * p.size)
+    if j.stream:
+        fence()
 
 
 cdef void shared_rows(const job *j, const plan *p, int64_t row, int64_t rows, double *part) noexcept nogil:
@@ -168,18 +179,12 @@ cdef void run_points(const job *j) noexcept nogil:
     p.part = p.tree.sums = <double *> j.room
     p.lots = p.part + 2 * p.chunks * j.inner
     if j.threads == 1:
-        for chunk in range(p.chunks):
-            whole_chunk(j, &p, chunk, p.lots)
-        if j.stream:
-            fence()
+        share_of_chunks(j, &p, 0)
         finish_range(j, &p, 0, j.inner)
         return
     if p.whole:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            for chunk in range(job_part(j, p.chunks, t), job_part(j, p.chunks, t + 1)):
-                whole_chunk(j, &p, chunk, p.lots + t * p.size)
-            if j.stream:
-                fence()
+            share_of_chunks(j, &p, t)
     else:
         for chunk in range(p.chunks):
             memset(p.part + 2 * j.inner * chunk, 0, 2 * j.inner * sizeof(double))
@@ -214,11 +219,6 @@ cdef bint are_small(const job *j) noexcept nogil:
     )
 
 
-cdef int64_t lines(int64_t doubles) noexcept nogil:
-    """So many, in whole lines."""
-    return (doubles * <int64_t> sizeof(double) + ROWS_LINE - 1) // ROWS_LINE * (ROWS_LINE // <int64_t> sizeof(double))
-
-
 cdef int64_t tallest(const maps *m) noexcept nogil:
     """Samples in a chunk, at most."""
     return (m.samples + m.chunks - 1) // m.chunks
@@ -236,8 +236,8 @@ cdef maps cut_maps(const job *j) noexcept nogil:
     tall = max(min(m.samples * m.groups // UNITS, STEEP), FLAT)
     m.chunks = (m.samples + tall - 1) // tall
     m.together = min(max(held(&m.row), 1), tallest(&m))
-    m.size = lines(2 * m.row.inner) + lines(m.row.inner + ROWS_WRAP // <int64_t> sizeof(float))
-    m.size += lines(lot_room(&m.sums, m.together)) + lines(2 * tallest(&m) + j.share) + 4 * lines(1)  # between threads
+    m.size = job_lines(2 * m.row.inner) + job_lines(m.row.inner + ROWS_WRAP // <int64_t> sizeof(float))
+    m.size += lot_room(&m.sums, m.together) + job_lines(2 * tallest(&m) + j.share) + JOB_APART
     m.part = m.units = NULL
     return m
 
@@ -247,9 +247,9 @@ cdef void whole_unit(const job *j, const maps *m, int64_t unit, double *part) no
     cdef int64_t chunk = unit // m.groups, group = unit % m.groups, inner = m.row.inner, i
     cdef int64_t first = m.samples * chunk // m.chunks, rows = m.samples * (chunk + 1) // m.chunks - first
     cdef int64_t start = first * m.groups + group, at = start * inner * j.op.item
-    cdef double *gamma = part + lines(2 * inner)  # of each element, of the type computed with
-    cdef double *room = gamma + lines(inner + ROWS_WRAP // <int64_t> sizeof(float))
-    cdef double *mean = room + lines(lot_room(&m.sums, m.together))
+    cdef double *gamma = part + job_lines(2 * inner)  # of each element, of the type computed with
+    cdef double *room = gamma + job_lines(inner + ROWS_WRAP // <int64_t> sizeof(float))
+    cdef double *mean = room + lot_room(&m.sums, m.together)
     cdef double *var = mean + rows
     cdef double *own = var + rows
     cdef job row = m.row
@@ -265,24 +265,27 @@ cdef void whole_unit(const job *j, const maps *m, int64_t unit, double *part) no
     j.op.lane_fold(part, part + inner, j.share, j.inner, m.part + 2 * (chunk * j.period + group * j.share), 2)
 
 
+cdef void share_of_units(const job *j, const maps *m, int64_t t) noexcept nogil:
+    """Those of thread t."""
+    cdef int64_t units = m.chunks * m.groups, unit
+    for unit in range(job_part(j, units, t), job_part(j, units, t + 1)):
+        whole_unit(j, m, unit, m.units + t * m.size)
+    if j.stream:
+        fence()
+
+
 cdef void run_maps(const job *j) noexcept nogil:
     cdef maps m = cut_maps(j)
-    cdef int64_t units = m.chunks * m.groups, unit, c, i
+    cdef int64_t c, i
     cdef double *part
     cdef int t
     m.part = <double *> j.room
-    m.units = m.part + lines(2 * m.chunks * j.period)
+    m.units = m.part + job_lines(2 * m.chunks * j.period)
     if j.threads == 1:
-        for unit in range(units):
-            whole_unit(j, &m, unit, m.units)
-        if j.stream:
-            fence()
+        share_of_units(j, &m, 0)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            for unit in range(job_part(j, units, t), job_part(j, units, t + 1)):
-                whole_unit(j, &m, unit, m.units + t * m.size)
-            if j.stream:
-                fence()
+            share_of_units(j, &m, t)
     for c in range(j.period):
         part = m.part + 2 * c
         for i in range(1, m.chunks):
@@ -305,7 +308,7 @@ cdef int64_t room(const job *j) noexcept nogil:
         p = cut_points(j)
         return (2 * p.chunks * j.inner + p.size * (j.threads if p.whole else 1)) * <int64_t> sizeof(double)
     m = cut_maps(j)
-    return (lines(2 * m.chunks * j.period) + m.size * j.threads) * <int64_t> sizeof(double)
+    return (job_lines(2 * m.chunks * j.period) + m.size * j.threads) * <int64_t> sizeof(double)
 
 
 cdef void run(const job *j) noexcept nogil:

@@ -56,6 +56,14 @@ typedef struct job {
 } job;
 
 enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */
+/* Doubles between the scratch of two threads: neighbouring lines, which a CPU fetches together, make one wait. */
+enum { JOB_APART = 4 * ROWS_LINE / sizeof(double) };
+
+/* n doubles, in whole lines. */
+static inline int64_t job_lines(int64_t n) {
+    const int64_t line = ROWS_LINE / sizeof(double);
+    return (n + line - 1) / line * line;
+}
 
 static inline double job_get(job_vector v, int64_t c, double absent) {
     return !v.data ? absent : v.wide ? ((double *)v.data)[c] : (double)((float *)v.data)[c];
