@@ -53,6 +53,7 @@ cdef enum:
     ALONE = 1 << 11   # channels, at least, that are finished by all threads: until then to meet once more takes longer
     PIECE = 1 << 15   # elements that the second sweep writes at a time
     TILE = 1 << 12    # bytes of lanes whose coefficients L1 holds beside data
+    PAGE = 1 << 12    # bytes after which a CPU takes two addresses for the same, until it has looked at all of them
 
 
 cdef struct plan:
@@ -320,10 +321,27 @@ cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
     return job_lines(p.lanes + sums + (JOB_COEFS + 2) * j.channels)
 
 
+cdef int64_t in_step(const job *j) noexcept nogil:
+    """The power of 2 bytes, at most a page, modulo which all rows of the output begin at one address; 0 if that is
+    little, or if their coefficients, which are of another size, do not keep step with them."""
+    cdef int64_t row = j.channels * j.op.item, power = min(row & -row, PAGE)
+    return power if power >= PAGE // 4 and j.op.item == job_real(j) else 0
+
+
+cdef int64_t shifted(const job *j, const char *coefs) noexcept nogil:
+    """Bytes by which to shift coefficients. They are loaded in step with storing the output, and a load waits for
+    stores to where the last 12 bits of the address are the same (recycle.c says why): so they go where they are
+    farthest from it."""
+    cdef int64_t period = in_step(j)
+    if not period:
+        return 0
+    return <int64_t> (<size_t> j.out - <size_t> coefs + period // 2) & (period - ROWS_LINE)  # whole lines
+
+
 cdef int64_t plan_room(const job *j) noexcept nogil:
     """Bytes, in whole lines, and some between two threads."""
     cdef plan p = cut_rows(j)
-    cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + JOB_KEPT * p.step
+    cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + in_step(j) + JOB_KEPT * p.step
     return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE + JOB_APART * <int64_t> sizeof(double)
 
 
@@ -333,6 +351,7 @@ cdef plan new_plan(const job *j, char *room) noexcept nogil:
     p.sums = p.tree.sums = p.shift + p.lanes
     p.coefs = <char *> (p.shift + doubles(j, &p))
     p.part = <double *> p.coefs - (JOB_COEFS + 2) * j.channels
+    p.coefs += shifted(j, p.coefs)
     return p
 
 
