@@ -229,32 +229,35 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     wrap(j, p)
 
 
+cdef bint is_far(const job *j) noexcept nogil:
+    """Are arrays so large that what is written now has been read too long ago to be near?"""
+    return j.outer * j.channels * j.op.item > llc_bytes() // 4
+
+
 cdef bint wants_tiles(const job *j) noexcept nogil:
     """Would coefficients drive the data that goes with them out of L1? Where there are two such arrays, or half types,
-    tiles are no better."""
-    return j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j)
+    or the output goes past the cache, tiles are no better."""
+    return (
+        j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j) and not j.stream
+    )
 
 
 cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) noexcept nogil:
     """Rows of the output, from element `first` on, tile by tile, so that L1 holds what goes with the lanes. The CPU
-    fetches to the end of a row's part of a tile at best, so the next row's is fetched as well."""
+    fetches to the end of a row's part of a tile at best, so what comes from far is fetched a row ahead."""
     cdef int64_t tile = TILE // j.op.item, at = 0, row
     while at < j.channels:
         tile = min(tile, j.channels - at)
         for row in range(rows):
             write_lanes(j, first + row * j.channels + at, tile, (first + at) % j.channels, p.spread, p.coefs,
-                        j.channels)
+                        j.channels if is_far(j) else 0)
         at += tile
 
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t ahead = 0, rows = n // j.channels
-    if j.stream:
-        ahead = ROWS_FAR // j.op.item
-    elif j.outer * j.channels * j.op.item > llc_bytes() // 4:  # what the CPU fetches is enough
-        ahead = -1
-    elif rows > 1 and wants_tiles(j):
+    cdef int64_t ahead = ROWS_FAR // j.op.item if j.stream else -1 if is_far(j) else 0, rows = n // j.channels
+    if rows > 1 and wants_tiles(j):
         apply_tiled(j, p, first, rows)
         first += rows * j.channels
         n -= rows * j.channels

@@ -12,8 +12,10 @@
      and addition gives the same bits, wide or narrow. (The generic one rounds the products of its sums.)
    - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
    - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
-   - ahead > 0 prefetches the element `ahead` places further on, which need not exist. Of lanes that are written,
-     ahead != 0 also says that they come from memory, or soon might; rows that are written together fetch the next ones.
+   - ahead: how many elements further on to prefetch what is read, which need not exist. Sums always do, also backwards;
+     runs that are written do unless it is 0; lanes that are written do if it is above 0, and unless they are streamed
+     their output as well; below 0 it says that they come from memory, or soon might. Rows that are written together
+     fetch the next ones.
    - No allocation, no error, no state: any thread may call anything.
 
    Half types are widened to float as they are read, and narrowed once as they are written.
