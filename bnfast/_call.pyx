@@ -398,6 +398,9 @@ cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
     """dresidual = dy where y is above 0, else 0: back through a ReLU."""
     cdef int64_t item = j.op.item, first, last
     cdef int t
+    if j.threads == 1:
+        j.op.gate(c.dresidual, c.dy, c.y, size)
+        return
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
         first, last = job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1)
         j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,

@@ -128,9 +128,10 @@ cdef inline bint in_step(a, out):
     return out is None or same_start(a, out) or not overlap(a, out)
 
 
-cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads):
+cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps, num_threads, int64_t least=2):
     """Can every argument be used just as it is? A quick look, so that the common call does not pay for the checks,
-    conversions and messages of _geometry, which decides where this says no. If yes, c has a batch norm's numbers."""
+    conversions and messages of _geometry, which decides where this says no. If yes, c has a batch norm's numbers.
+    least: values that each index along the axis has."""
     cdef cnp.npy_intp outer = 1, inner = 1
     cdef int i, at, ndim
     if not (plain(x) and type(axis) is int and type(eps) is float and 0 < <double> eps < INFINITY):
@@ -149,7 +150,7 @@ cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps
         inner *= cnp.PyArray_DIM(x, i)
     new_call(c, BNFAST_BATCH, 1, outer, cnp.PyArray_DIM(x, at), inner, 1)
     c.eps, c.threads = eps, 0 if num_threads is None else num_threads
-    if c.channels < 2 or outer * inner < 2:  # one channel has a view of its own; empty and single need words
+    if c.channels < 2 or outer * inner < least:  # one channel has a view of its own; empty and single need words
         return False
     if out is not None and not (is_twin(out, x) and PyArray_ISWRITEABLE(out) and in_step(x, out)):
         return False
@@ -198,7 +199,7 @@ cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
 
 
 cdef bint are_statistics(const bnfast_call *c, cnp.ndarray x, s, out):
-    """Are these what the forward of another norm has made of the like of x, untouched by out?"""
+    """Have these the shape and dtype that the forward of another norm gives for x, and no memory in common with out?"""
     cdef int i, ndim = 2 if c.norm == BNFAST_GROUP else cnp.PyArray_NDIM(x) - 1
     if not plain(s) or dtype_of(s) != BNFAST_FLOAT64 or cnp.PyArray_NDIM(s) != ndim:
         return False
@@ -413,7 +414,8 @@ def run_if_ready(int op, moments, x, axis, dy, out, gamma, beta, mean, var, eps,
     if y is not None or mask is not None or op != BNFAST_FORWARD and (mean is None or var is None):
         return None
     if not (
-        is_ready(&c, x, axis, dy, out, gamma, beta, mean if batch else None, var if batch else None, eps, num_threads)
+        is_ready(&c, x, axis, dy, out, gamma, beta, mean if batch else None, var if batch else None, eps, num_threads,
+                 1 if points else 2)
         and is_norm(&c, norm, x, axis, groups)
         and is_fused(&c, activation, residual, x, out)
         and (op != BNFAST_BACKWARD or moments.count == values_of(&c))
