@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ _SHARED = {
     dtype : dtype
         Of gamma and beta: float32 or float64. Data of the half types go with float32.""",
     "axis": """axis : int
-        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
+        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC.""",
     "activation": """activation : None or "relu"
         "relu": y = max(y, 0), in the same sweep, after the residual if a call has one.""",
     "gradients": """dgamma, dbeta : ndarray of the shape of gamma and beta, or None
@@ -64,19 +65,28 @@ def _size(name, value):
     return value
 
 
+def _real_type(dtype):
+    try:
+        found = None if dtype is None else np.dtype(dtype)  # which would take None for float64
+    except TypeError:
+        found = None
+    if found not in (np.float32, np.float64):
+        raise TypeError(f"dtype: got {dtype if found is None else found}, wants float32 or float64")
+    return found
+
+
 class _Norm:
     """What all norms have: gamma, beta and their gradients, a mode, and state that can be kept.
 
-    A norm is _forward(x, out, num_threads) -> (y, saved) and _backward(dy, x, saved, out, num_threads) -> (result,
+    A norm has __call__(x, out, ...), which sets _saved, and _backward(dy, x, saved, out, num_threads) -> (result,
     dgamma, dbeta).
     """
 
     _shown = ()  # the attributes that repr() tells: the positional arguments, then None, then the others
+    _shifts = True  # whether it can have a beta
 
     def __init__(self, shape, eps, scale, shift, dtype):
-        dtype = np.dtype(dtype)
-        if dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype: got {dtype}, wants float32 or float64")
+        dtype = _real_type(dtype)
         self.eps = geometry.epsilon(eps)
         self.gamma = np.ones(shape, dtype) if scale else None
         self.beta = np.zeros(shape, dtype) if shift else None
@@ -94,20 +104,6 @@ class _Norm:
         """Switch to evaluation mode; returns the object."""
         return self.train(False)
 
-    @_documented
-    def __call__(self, x, out=None, *, num_threads=None):
-        """Normalize x.
-
-        Parameters
-        ----------
-        {x}
-        {out}
-        {returns}
-        """
-        y, saved = self._forward(x, out, num_threads)
-        self._saved = None if out is not None and shared(out, x) else (x, saved)
-        return y
-
     def backward(self, dy, out=None, *, num_threads=None):
         """The gradient by x of the last call, given the one by its result; sets dgamma and dbeta.
 
@@ -116,7 +112,8 @@ class _Norm:
         dy : ndarray
             Of the shape and dtype of x.
         out : ndarray, optional
-            Where dx goes; it may be dy itself.
+            Where dx goes; it may be dy itself. If it shares memory with what was kept of the last call, as x is, there
+            is nothing left for a second backward().
         num_threads : int, optional
             Threads for this call.
 
@@ -129,7 +126,7 @@ class _Norm:
         Raises
         ------
         RuntimeError
-            If there was no call yet, or it overwrote x.
+            If there was no call yet, or x has been overwritten by it or by backward().
         TypeError, ValueError
             If an argument does not fit.
         """
@@ -137,9 +134,15 @@ class _Norm:
             raise RuntimeError("backward: no x to work from; call the object first, with an out that is not x")
         x, saved = self._saved
         result, dgamma, dbeta = self._backward(dy, x, saved, out, num_threads)
+        if out is not None and any(kept is not None and shared(out, kept) for kept in self._kept(x, saved)):
+            self._saved = None
         self.dgamma = None if self.gamma is None else dgamma
         self.dbeta = None if self.beta is None else dbeta
         return result
+
+    def _kept(self, x, saved):
+        """The arrays of others that backward() works from, some of them None."""
+        return (x,)
 
     def state_dict(self):
         """Copies of all that is learned, by name: gamma and beta, those there are, and a BatchNorm's running_mean,
@@ -147,7 +150,7 @@ class _Norm:
         return {name: np.array(value) for name in ("gamma", "beta") if (value := getattr(self, name)) is not None}
 
     def load_state_dict(self, state):
-        """Take over what state_dict() returned.
+        """Take over what state_dict() returned: new arrays take the place of those that are there.
 
         Parameters
         ----------
@@ -160,16 +163,18 @@ class _Norm:
             If a name is missing or unknown, or a value does not fit; the object is then unchanged.
         """
         wanted = self.state_dict()
-        if not isinstance(state, Mapping) or set(state) != set(wanted):
-            got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"state: got {got}, wants {sorted(wanted)}")
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: got {type(state).__name__}, wants a mapping of {sorted(wanted)}")
+        if set(state) != set(wanted):
+            raise ValueError(f"state: got {sorted(map(str, state))}, wants {sorted(wanted)}")
         new = {name: self._fitting(name, state[name], old) for name, old in wanted.items()}
         with self._lock:
             self._take(new)
 
     def _fitting(self, name, value, old):
         """A value of load_state_dict, checked and copied."""
-        return np.array(geometry.statistic(name, value, old.shape, "for each element"), old.dtype)
+        dtype = np.result_type(old, np.float32)  # it may have been set to integers
+        return np.array(geometry.statistic(name, value, old.shape, "for each element"), dtype)
 
     def _take(self, new):
         for name, value in new.items():
@@ -181,7 +186,8 @@ class _Norm:
         Parameters
         ----------
         file : path or binary file object
-            Of a path, as it is written, either the whole new file is left or the one that was there.
+            Of a path, as it is written, either the whole new file is left or the one that was there, whose permissions
+            the new one takes over.
 
         Raises
         ------
@@ -195,6 +201,8 @@ class _Norm:
         new = f"{os.fsdecode(path)}.{os.getpid()}-{threading.get_ident()}.new"
         with open(new, "xb") as stream:
             try:
+                if os.path.exists(path):
+                    os.fchmod(stream.fileno(), stat.S_IMODE(os.stat(path).st_mode))
                 np.savez(stream, **self.state_dict())
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -214,8 +222,8 @@ class _Norm:
         Raises
         ------
         ValueError
-            If it is truncated, no such file, or of another norm or size; the message names it, and the object is
-            unchanged.
+            If it is truncated or not what save() wrote, or its names or sizes are not those of this object; the message
+            names it, and the object is unchanged.
         OSError
             If it cannot be opened.
         """
@@ -240,7 +248,7 @@ class _Norm:
         split = self._shown.index(None)
         words = [repr(getattr(self, name)) for name in self._shown[:split]]
         words += [f"{name}={getattr(self, name)!r}" for name in self._shown[split + 1 :]]
-        words += [f"scale={self.gamma is not None}", f"shift={self.beta is not None}"]
+        words += [f"scale={self.gamma is not None}"] + [f"shift={self.beta is not None}"] * self._shifts
         return f"{type(self).__name__}({', '.join(words)})"
 
 
@@ -278,13 +286,23 @@ class _ChannelNorm(_Norm):
             channels = geometry.view(geometry.as_array("x", x).shape, self.axis)[1]
             if channels != self.channels:
                 raise ValueError(f"x: got {channels} channels, wants {self.channels}")
-        y, statistics = self._normalize(x, residual, mask, out, num_threads)
+        try:
+            y, statistics = self._normalize(x, residual, mask, out, num_threads)
+        except ValueError:
+            shape = np.shape(x)
+            if -len(shape) <= self.axis < len(shape) and shape[self.axis] != self.channels:  # not gamma's fault
+                raise ValueError(f"x: got {shape[self.axis]} channels, wants {self.channels}") from None
+            raise
         added = residual is not None
         if out is not None and shared(out, x):
             self._saved = None
         else:
             self._saved = x, (statistics, y if added and self.activation else None, added, mask)
         return y
+
+    def _kept(self, x, saved):
+        _, y, _, mask = saved
+        return x, y, mask
 
     def _backward(self, dy, x, saved, out, num_threads):
         statistics, y, added, mask = saved
@@ -314,6 +332,7 @@ class BatchNorm(_ChannelNorm):
     channels : int
         Size of the channel axis, C.
     {axis}
+        Any axis works.
     {eps}
     momentum : float or None
         Weight of the old running value, in [0, 1]: running = momentum * running + (1 - momentum) * batch, as in Keras,
@@ -345,8 +364,8 @@ class BatchNorm(_ChannelNorm):
     -----
     One object may be called from several threads: the running update is one locked step, which loses no batch and
     never shows the mean of one update with the variance of another. What backward() needs is kept from the last call,
-    by reference: give each thread an object of its own to train through, and do not change x before backward(), nor,
-    with an activation, gamma and beta, by which it finds again where that shut.
+    by reference, until the next call, in evaluation too: give each thread an object of its own to train through, and do
+    not change x or gamma before backward(), nor, with an activation, beta, by which it finds again where that shut.
 
     One value a channel is a ValueError in training; an empty batch gives an empty result and changes nothing.
 
@@ -604,7 +623,7 @@ class InstanceNorm(GroupNorm):
     {eps}
     {activation}
     {affine}
-        (Both default to True as in the other classes here; PyTorch's InstanceNorm has affine=False.)
+        (scale and shift default to True as in the other classes here; PyTorch's InstanceNorm has affine=False.)
 
     Attributes
     ----------
@@ -635,7 +654,7 @@ class InstanceNorm(GroupNorm):
 
 
 class _RowNorm(_Norm):
-    """Those that normalize rows of one or several trailing axes."""
+    """Those that normalize rows of one or several trailing axes: by _forward(x, out, num_threads) -> (y, saved)."""
 
     _shown = ("shape", None, "eps")
 
@@ -646,6 +665,20 @@ class _RowNorm(_Norm):
             raise ValueError("shape: got (), wants 1 or more sizes")
         self._axes = -1 if len(self.shape) == 1 else tuple(range(-len(self.shape), 0))
         super().__init__(self.shape, eps, scale, shift, dtype)
+
+    @_documented
+    def __call__(self, x, out=None, *, num_threads=None):
+        """Normalize x.
+
+        Parameters
+        ----------
+        {x}
+        {out}
+        {returns}
+        """
+        y, saved = self._forward(x, out, num_threads)
+        self._saved = None if out is not None and shared(out, x) else (x, saved)
+        return y
 
     def _fits(self, x):
         shape = geometry.as_array("x", x).shape
@@ -725,8 +758,8 @@ class RMSNorm(_RowNorm):
     ----------
     gamma : ndarray of that shape, or None
         Scale, yours to train. (beta and dbeta are None.)
-    dgamma : ndarray like gamma, or None
-        Its gradient, from the last backward().
+    dgamma : ndarray of the shape of gamma, or None
+        Its gradient, from the last backward(): float32, or float64 if the data were.
     {mode}
 
     Raises
@@ -745,6 +778,8 @@ class RMSNorm(_RowNorm):
     >>> rms.dgamma.round(3)
     array([0.2, 1.4], dtype=float32)
     """
+
+    _shifts = False
 
     def __init__(self, shape, *, eps=1e-5, scale=True, dtype="float32"):
         super().__init__(shape, eps, scale, False, dtype)

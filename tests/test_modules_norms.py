@@ -88,6 +88,27 @@ def test_backward_without_x(name):
 
 
 @pytest.mark.parametrize("name", NORMS)
+def test_backward_over_what_it_works_from_can_be_had_once(name):
+    x, dy, out = data()
+    norm = trained(name)
+    norm(x)
+    dx = norm.backward(dy, out).copy()
+    assert same_bits(norm.backward(dy, x), dx)
+    with pytest.raises(RuntimeError, match="^backward: no x"):
+        norm.backward(dy)
+
+
+def test_backward_over_the_output_that_is_kept_for_the_sign():
+    x, dy, residual = data()
+    norm = bnfast.BatchNorm(x.shape[1], activation="relu")
+    y = norm(x, residual=residual)
+    dx = norm.backward(dy)[0]
+    assert same_bits(norm.backward(dy, y)[0], dx)
+    with pytest.raises(RuntimeError, match="^backward: no x"):
+        norm.backward(dy)
+
+
+@pytest.mark.parametrize("name", NORMS)
 def test_without_parameters(name):
     x, dy, _ = data()
     options = dict(scale=False) if name == "rms" else dict(scale=False, shift=False)
@@ -166,6 +187,13 @@ def test_state(name):
     assert same_state(norm, before)
 
 
+def test_state_after_parameters_of_integers():
+    norm = bnfast.LayerNorm(2)
+    norm.gamma = [1, 2]
+    norm.load_state_dict({"gamma": [0.5, 0.25], "beta": norm.beta})
+    assert norm.gamma.tolist() == [0.5, 0.25]
+
+
 def same_state(norm, state):
     return all(same_bits(np.asarray(value), np.asarray(state[key])) for key, value in norm.state_dict().items())
 
@@ -177,7 +205,7 @@ def test_repr():
     assert repr(bnfast.GroupNorm(2, 4, activation="relu", shift=False)) == (
         "GroupNorm(2, 4, axis=1, eps=1e-05, activation='relu', scale=True, shift=False)"
     )
-    assert repr(bnfast.RMSNorm(3)) == "RMSNorm((3,), eps=1e-05, scale=True, shift=False)"
+    assert repr(bnfast.RMSNorm(3)) == "RMSNorm((3,), eps=1e-05, scale=True)"
 
 
 # ---- files ----
@@ -279,6 +307,9 @@ def test_no_file(tmp_path):
 def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     path, norm = tmp_path / "state.npz", trained("layer")
     norm.save(path)
+    path.chmod(0o640)
+    norm.save(path)
+    assert path.stat().st_mode & 0o777 == 0o640
     before = path.read_bytes()
 
     def half(stream, **state):
@@ -305,7 +336,7 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
         (lambda: bnfast.BatchNorm(4)(data(1)[0], residual=np.ones(3)), (ValueError, TypeError), "^residual: got"),
         (lambda: bnfast.BatchNorm(2, scale=False, shift=False)([[1.0], [2.0, 3.0]]), TypeError, "^x: got list"),
         (lambda: bnfast.LayerNorm(2)([[1.0], [2.0, 3.0]]), TypeError, "^x: got list"),
-        (lambda: bnfast.BatchNorm(3).load_state_dict(None), ValueError, "^state: got NoneType"),
+        (lambda: bnfast.BatchNorm(3).load_state_dict(None), TypeError, "^state: got NoneType"),
         (lambda: bnfast.BatchNorm(3).load_state_dict({1: 2, "a": 3}), ValueError, "^state: got .'1', 'a'., wants"),
         (lambda: bnfast.Moments(1 << 70, [1.0], [1.0]), ValueError, "^count: got 118"),
         (lambda: bnfast.Moments(2, [1.0], [-1.0]), ValueError, "^m2: got -1.0, wants 0 or more"),
@@ -313,6 +344,11 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
         (lambda: bnfast.LayerNorm((3, -1)), ValueError, "^shape: got -1"),
         (lambda: bnfast.LayerNorm(3.0), TypeError, "^shape: got 3.0"),
         (lambda: bnfast.LayerNorm(3, dtype=int), TypeError, "^dtype: got int64"),
+        (lambda: bnfast.LayerNorm(3, dtype="foo"), TypeError, "^dtype: got foo, wants float32 or float64"),
+        (lambda: bnfast.BatchNorm(3, dtype=None), TypeError, "^dtype: got None"),
+        (lambda: bnfast.BatchNorm(4)(data(1)[0][:, :3]), ValueError, "^x: got 3 channels, wants 4"),
+        (lambda: bnfast.BatchNorm(4).eval()(data(1)[0][:, :3]), ValueError, "^x: got 3 channels, wants 4"),
+        (lambda: bnfast.GroupNorm(2, 6)(data(1)[0]), ValueError, "^x: got 4 channels, wants 6"),
         (lambda: bnfast.RMSNorm(3, eps=0), ValueError, "^eps: got 0"),
         (
             lambda: bnfast.LayerNorm(3)(np.ones((3, 4), np.float32)),
