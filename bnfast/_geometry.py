@@ -119,16 +119,22 @@ def vector(name, value, channels, each="a channel"):
     """
     if value is None:
         return None
-    if not plain(value) or value.dtype.itemsize < 4:
-        found = as_array(name, value)
-        if not (found.dtype.kind in "fiu" or found.dtype.name in _FLOATS) or isinstance(value, np.ma.MaskedArray):
-            raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
-        value = np.require(found, np.float32 if found.dtype.name in _FLOATS[:3] else np.float64, ["C", "A"])
-        value = np.asarray(value)
+    value = reals(name, value)
     shape = channels if isinstance(channels, tuple) else (channels,)
     if value.shape != shape:
         raise ValueError(f"{name}: got shape {value.shape}, wants {shape}, one value {each}")
     return value
+
+
+def reals(name, value):
+    """`value` as a plain ndarray of float32 or float64: itself if it is one."""
+    if plain(value) and value.dtype.itemsize >= 4:
+        return value
+    found = as_array(name, value)
+    if not (found.dtype.kind in "fiu" or found.dtype.name in _FLOATS) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: got {found.dtype} {type(value).__name__}, wants real numbers")
+    found = np.require(found, np.float32 if found.dtype.name in _FLOATS[:3] else np.float64, ["C", "A"])
+    return np.asarray(found)
 
 
 def statistic(name, value, channels, each="a channel"):
@@ -166,15 +172,15 @@ def thread_count(name, count):
 def output(out, x, inputs, apart=()):
     """(the array to compute into, the array to return).
 
-    They are one unless `out` has other strides or alignment, or shares memory with an input without starting at x or
-    dy itself, or with one of `apart`: the result is then made apart and copied, so that it is right.
+    They are one unless `out` has other strides, byte order or alignment, or shares memory with an input without
+    starting at x or dy itself, or with one of `apart`: the result is then made apart and copied, so that it is right.
     """
     if out is None:
         y = _memory.output(x)
         return y, y
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"out: got {type(out).__name__}, wants an ndarray")
-    if out.shape != x.shape or out.dtype != x.dtype:
+    if out.shape != x.shape or out.dtype not in (x.dtype, x.dtype.newbyteorder()):
         raise ValueError(f"out: got shape {out.shape} and dtype {out.dtype}, wants {x.shape} and {x.dtype}")
     if not out.flags.writeable:
         raise ValueError("out: got a read-only array, wants a writeable one")

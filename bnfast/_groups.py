@@ -61,6 +61,8 @@ def group_norm(
     >>> moments.mean
     array([[ 2., 20.]])
     """
+    if groups is None:  # which means one for each channel below
+        raise TypeError("groups: got None, wants an integer")
     return _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads)
 
 
@@ -191,7 +193,7 @@ def group_norm_backward(
         return done
     relu = geometry.is_relu(activation)
     _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
-        x, axis, dy, out, gamma, beta, None, None, eps, num_threads
+        x, axis, dy, out, gamma, beta, *statistics, eps, num_threads
     )
     view, count = _plan(x.shape, axis, groups)
     moments._belong_to((x.shape[0], groups), count)
@@ -278,9 +280,9 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
 
 def _plan(shape, axis, groups):
     """((outer, channels, inner) of one sample, values a statistic) of a shape."""
+    if axis % len(shape) == 0:
+        raise ValueError(f"axis: got {axis}, wants the channel axis; axis 0 are the samples")
     axis %= len(shape)
-    if axis == 0:
-        raise ValueError("axis: got 0, wants the channel axis; axis 0 are the samples")
     channels = shape[axis]
     groups = geometry.integer("groups", groups)
     if not 0 <= groups < 1 << 31 or (channels % groups if groups else channels):

@@ -235,7 +235,7 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     moments._belong_to(rows, count)
     gamma = _points("gamma", gamma, row)
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
-    target, dx = geometry.output(out, x, (x, dy), apart=(gamma,))
+    target, dx = geometry.output(out, x, (x, dy), apart=(gamma, *statistics))
     view = (1, math.prod(rows), count)
     dgamma, dbeta = kernels.run(op, norm, 1, view, 1, x, dy, target, gamma, None, *statistics, eps, threads, shape=row)
     if target is not dx:

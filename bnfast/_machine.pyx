@@ -108,8 +108,8 @@ def isas():
 
 def _choose_isa():
     global isa
-    wanted = os.environ.get("BNFAST_ISA")
-    isa = rows_select(NULL) if wanted is None else rows_select(wanted.encode())
+    wanted = os.environ.get("BNFAST_ISA") or None
+    isa = rows_select(NULL) if wanted is None else rows_select(os.fsencode(wanted))
     if isa is NULL:
         raise ImportError(f"BNFAST_ISA={wanted!r}: this CPU has {', '.join(isas())}")
 
@@ -151,7 +151,7 @@ cdef enum:
     THREAD_ELEMENTS = 1 << 15  # and a further thread wants as much to do
 
 cdef int limit = 0             # set_num_threads(); 0: not set
-cdef int quota = 0             # whole CPUs the cgroup grants; 0: no limit, or OMP_NUM_THREADS is set
+cdef int quota = 0             # whole CPUs the cgroup grants, very many without a limit; 0: OMP_NUM_THREADS decides
 cdef bint can_release = False  # the runtime is libgomp, which can give up its threads before a fork
 cdef bint fork_safe = True     # this process may start threads
 cdef size_t stack = 0          # of OpenMP's threads, in bytes; 0: what threads have otherwise
@@ -170,7 +170,7 @@ cdef int threads_for(int64_t elements, int asked) noexcept nogil:
     """How many threads a call over so many elements gets; asked: the caller's num_threads, 0 for the default."""
     if elements < SERIAL_ELEMENTS or not fork_safe or omp_in_parallel():
         return 1
-    cdef int count = asked if asked else default_threads()
+    cdef int count = asked if asked > 0 else default_threads()
     return <int> min(<int64_t> count, elements // THREAD_ELEMENTS)
 
 

@@ -110,9 +110,9 @@ def release():
 def _first_limit():
     """BNFAST_RECYCLE in bytes; else 1 GiB, but not more than a sixteenth of the memory."""
     text = os.environ.get("BNFAST_RECYCLE")
-    if text is None:
+    if not text:
         return min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16)
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) >= 1 << 63:
         raise ImportError(f"BNFAST_RECYCLE={text!r}: wants a number of bytes, 0 to keep none")
     return int(text)
 

@@ -26,7 +26,7 @@ class Moments(Fields):
     Raises
     ------
     TypeError
-        If count is no integer.
+        If count is no integer, or mean or m2 are not real numbers.
     ValueError
         If count or a value of m2 is negative, or mean and m2 are not of one shape (C,).
 
@@ -49,7 +49,7 @@ class Moments(Fields):
         count = geometry.integer("count", count)
         if not 0 <= count < 1 << 63:
             raise ValueError(f"count: got {count}, wants 0 or more")
-        mean, m2 = np.array(mean, np.float64, order="C"), np.array(m2, np.float64, order="C")
+        mean, m2 = (np.array(geometry.reals(*named), np.float64) for named in (("mean", mean), ("m2", m2)))
         if mean.ndim != 1 or mean.shape != m2.shape:
             raise ValueError(f"m2: got shape {m2.shape} beside mean's {mean.shape}, wants two of one (C,)")
         if any_negative(m2):
@@ -58,7 +58,7 @@ class Moments(Fields):
 
     def _belong_to(self, shape, count):
         """Refuses moments that are not of the x that a backward pass has: `shape` statistics, each of count values."""
-        if self.mean.shape != shape or self.count != count:
+        if not self.mean.shape == self.m2.shape == shape or self.count != count:
             raise ValueError(
                 f"moments: got {self.mean.shape} statistics of {self.count} values, wants {shape} of {count}, as x has"
             )
@@ -91,7 +91,7 @@ class Moments(Fields):
         Parameters
         ----------
         other : Moments
-            Of as many channels.
+            Of as many channels, or of the same shape.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class Moments(Fields):
         Raises
         ------
         TypeError, ValueError
-            If other is no Moments, or of another number of channels.
+            If other is no Moments, or of another shape.
 
         Examples
         --------
@@ -111,8 +111,8 @@ class Moments(Fields):
         """
         if not isinstance(other, Moments):
             raise TypeError(f"other: got {type(other).__name__}, wants Moments")
-        if self.mean.shape != other.mean.shape:
-            raise ValueError(f"other: got {other.mean.size} channels, wants {self.mean.size}")
+        if not self.mean.shape == self.m2.shape == other.mean.shape == other.m2.shape:
+            raise ValueError(f"other: got statistics of shape {other.mean.shape}, wants {self.mean.shape}")
         mean, m2 = self.mean.copy(), self.m2.copy()
         merge(self.count, mean, m2, other.count, other.mean, other.m2)
         return Moments._of(self.count + other.count, mean, m2)

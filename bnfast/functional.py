@@ -17,7 +17,7 @@ SHARED = {
     "beta": """beta : array_like, shape (C,), optional
         Shift of each channel; absent means 0.""",
     "axis": """axis : int
-        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC; any axis works.""",
+        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC.""",
     "eps": """eps : float
         Added to the variance inside the square root; above 0, in squared units of the data.""",
     "out": """out : ndarray, optional
@@ -31,11 +31,12 @@ SHARED = {
     "fused_back": """beta : array_like, shape (C,), optional
         Only with an activation: what forward had.
     activation : None or "relu"
-        What forward had. Where it shut is found again from x, which costs no traffic, unless there is a y.
+        What forward had; nothing checks that. Where it shut is found again from x, which costs no traffic, unless there
+        is a y. (In float64, a y that was within one rounding of the mean from 0 may then be taken for the other sign.)
     y : ndarray, optional
         What forward returned, if it added a residual before the activation: its sign then says where the ReLU shut,
         in a sweep that reads dy and y and writes dresidual, which the others then read in place of dy.
-        (Without an activation the residual's gradient is dy itself.)""",
+        (Without an activation the residual's gradient is dy itself; under a mask, 0 where that is False.)""",
     "mask": """mask : ndarray of bool, optional
         False where a position does not count, for all of its channels: of the shape of x without the channel axis, or
         one that broadcasts to that (NCHW: to (N, H, W)). Whatever the data hold there, NaN and Inf included, has no
@@ -487,8 +488,8 @@ def fold_batch_norm(weight, bias, statistics, *, axis=0, eps=None):
     bias : array_like, shape (C,), optional
         Its bias; None means 0.
     statistics : BatchNorm or tuple
-        The batch norm, whose running averages are used, or (mean, var), (mean, var, gamma) or (mean, var, gamma, beta),
-        each of shape (C,), gamma and beta None for 1 and 0.
+        The batch norm, whose running averages are used (not its activation, which follows the layer), or (mean, var),
+        (mean, var, gamma) or (mean, var, gamma, beta), each of shape (C,), gamma and beta None for 1 and 0.
     axis : int
         0 for the weights of convolutions (C, in, ...) and linear layers (C, in); 1 for transposed convolutions.
     eps : float, optional

@@ -52,7 +52,7 @@ BAD_FORWARD = [
     (dict(num_threads=1.5), TypeError, "^num_threads: got 1.5"),
     (dict(out=np.zeros((2, 3, 5), np.float32)), ValueError, r"^out: got shape \(2, 3, 5\)"),
     (dict(out=np.zeros((2, 3, 4))), ValueError, "^out: got shape .* dtype float64"),
-    (dict(out=np.zeros((2, 3, 4), ">f4")), ValueError, "^out: got shape .* dtype >f4"),
+    (dict(out=np.zeros((2, 3, 4), ">f8")), ValueError, "^out: got shape .* dtype >f8"),
     (dict(out=read_only()), ValueError, "^out: got a read-only array"),
     (dict(out=X.tolist()), TypeError, "^out: got list, wants an ndarray"),
 ]
@@ -172,6 +172,9 @@ def test_set_num_threads(count, error, message):
         ((1.5, [0.0], [0.0]), TypeError, "^count: got 1.5"),
         ((1, [0.0, 1.0], [0.0]), ValueError, "^m2: got shape"),
         ((1, [[0.0]], [[0.0]]), ValueError, "^m2: got shape"),
+        ((1, ["a"], [0.0]), TypeError, "^mean: got .*, wants real numbers"),
+        ((1, [0.0], [None]), TypeError, "^m2: got .*, wants real numbers"),
+        ((1, [0.0], [[0.0], [0.0, 1.0]]), TypeError, "^m2: got list, wants an array"),
     ],
 )
 def test_moments(arguments, error, message):
@@ -179,8 +182,17 @@ def test_moments(arguments, error, message):
         bnfast.Moments(*arguments)
 
 
+def test_moments_of_another_size_than_they_had():
+    moments = bnfast.moments(X)
+    moments.m2.resize(1, refcheck=False)
+    with pytest.raises(ValueError, match="^moments: got"):
+        bnfast.batch_norm_backward(X, X, moments)
+    with pytest.raises(ValueError, match="^other: got"):
+        M.merge(moments)
+
+
 def test_merge():
     with pytest.raises(TypeError, match="^other: got tuple"):
         M.merge((1, V, V))
-    with pytest.raises(ValueError, match="^other: got 2 channels, wants 3"):
+    with pytest.raises(ValueError, match=r"^other: got statistics of shape \(2,\), wants \(3,\)"):
         M.merge(bnfast.moments(X[:, :2]))

@@ -193,6 +193,8 @@ X = np.ones((2, 4, 3), np.float32)
         (lambda: bnfast.group_norm(X, 3), ValueError, "groups: got 3, wants a divisor of 4"),
         (lambda: bnfast.group_norm(X, 0), ValueError, "groups: got 0"),
         (lambda: bnfast.group_norm(X, 1.5), TypeError, "groups: got 1.5"),
+        (lambda: bnfast.group_norm(X, None), TypeError, "groups: got None"),
+        (lambda: bnfast.group_norm(X, 2, axis=-3), ValueError, "axis: got -3"),
         (lambda: bnfast.group_norm(X, 2, axis=0), ValueError, "axis: got 0"),
         (lambda: bnfast.instance_norm(X[:, :, :1]), ValueError, "x: got one value a statistic"),
         (lambda: bnfast.group_norm(X, 2, gamma=[1, 2]), ValueError, "gamma: got shape"),

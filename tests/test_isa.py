@@ -79,7 +79,11 @@ def test_every_isa_with_fused_arithmetic_gives_the_same_bits():
     assert len(set(digests.values())) <= 1
 
 
-@pytest.mark.parametrize("name", ["avx1024", "", "AVX2"])
+def test_an_empty_isa_is_none():
+    assert run("", "-c", "import bnfast").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["avx1024", " ", "AVX2", "\udcff"])
 def test_an_unknown_isa_is_an_error(name):
     done = run(name, "-c", "import bnfast")
     assert done.returncode != 0

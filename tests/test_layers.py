@@ -210,6 +210,17 @@ def test_out_over_the_parameters_is_still_right(norm):
     assert same_bits(other, dx)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_out_over_the_moments_is_still_right(norm):
+    """Rows of one element have as many moments as x has elements."""
+    x = np.random.default_rng(0).standard_normal((5, 1))
+    moments = forward(norm, x, ())[1]
+    dx = backward(norm, x, x, moments, None)[0]
+    own = moments.m2.reshape(x.shape)
+    assert backward(norm, x, x, moments, None, out=own)[0] is own
+    assert same_bits(own, dx)
+
+
 @pytest.mark.parametrize(("shape", "axes"), [((0, 5), -1), ((3, 0), -1), ((0,), -1), ((2, 0, 3), (1, 2)), ((0, 0), -1)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_empty(norm, shape, axes):

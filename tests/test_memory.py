@@ -189,10 +189,14 @@ def test_the_environment_sets_the_limit(value, kept):
     assert (done.stdout.strip(), done.stderr) == (kept, "")
 
 
-def test_a_bad_environment():
-    assert (
-        "ImportError: BNFAST_RECYCLE='much': wants a number of bytes" in python(PROGRAM, BNFAST_RECYCLE="much").stderr
-    )
+@pytest.mark.parametrize("value", ["much", "-1", str(1 << 64)])
+def test_a_bad_environment(value):
+    done = python(PROGRAM, BNFAST_RECYCLE=value)
+    assert f"ImportError: BNFAST_RECYCLE={value!r}: wants a number of bytes" in done.stderr
+
+
+def test_an_empty_environment():
+    assert python(PROGRAM, BNFAST_RECYCLE="").returncode == 0
 
 
 def test_a_forked_child_and_the_end_of_the_interpreter():

@@ -71,16 +71,19 @@ def test_array_kinds(kind, dtype):
     gradients = bnfast.batch_norm_backward(dy, x, moments, gamma)
     odd_x, odd_dy = kinds(x)[kind], kinds(dy)[kind]
     out = np.zeros((6, 3, 7, 8), dtype)[..., ::2]
-    for given in (None, out):
+    for given in (None, out, np.zeros(x.shape, x.dtype.newbyteorder())):
         got, got_moments = bnfast.batch_norm(odd_x, gamma.astype(">f8"), np.repeat(beta, 2)[::2], out=given)
         assert given is None or got is given
-        assert same_bits(np.ascontiguousarray(got), y)
+        assert same_bits(np.ascontiguousarray(got, dtype), y)
         assert type(got) is np.ndarray
-        assert got.dtype == dtype
+        assert got.dtype.newbyteorder("=") == dtype
         assert same_bits(got_moments.mean, moments.mean)
         got_gradients = bnfast.batch_norm_backward(odd_dy, odd_x, got_moments, gamma, out=given)
         for a, b in zip(got_gradients, gradients, strict=True):
-            assert same_bits(np.ascontiguousarray(a), b)
+            assert same_bits(np.ascontiguousarray(a, dtype), b)
+    if kind in ("reversed", "swapped", "unaligned"):
+        assert bnfast.batch_norm(odd_x, gamma, beta, out=odd_x)[0] is odd_x
+        assert same_bits(np.ascontiguousarray(odd_x, dtype), y)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
