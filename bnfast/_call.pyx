@@ -59,6 +59,7 @@ from ._job cimport (
     job_part,
     job_part_in,
     job_pass,
+    job_real,
     job_set,
     job_vector,
 )
@@ -359,7 +360,7 @@ cdef int64_t own_sums(const bnfast_call *c, const job *j) noexcept nogil:
 
 cdef int64_t own_params(const job *j) noexcept nogil:
     """Bytes for gamma, or beta, of the type computed with, which point norms want."""
-    return lines(j.inner * (sizeof(double) if j.op.wide else sizeof(float))) if j.points else 0
+    return lines(j.inner * job_real(j)) if j.points else 0
 
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:

@@ -113,7 +113,7 @@ cdef block chunk_of(const job *j, const cut *k, int64_t c, int64_t i) noexcept n
 
 cdef const char *point(const job *j, const void *parameter, int64_t start) noexcept nogil:
     """The gamma or beta of the element at `start`, of a point norm."""
-    return <const char *> parameter + start % j.inner * (sizeof(double) if j.op.wide else sizeof(float))
+    return <const char *> parameter + start % j.inner * job_real(j)
 
 
 cdef block nth_piece(block b, int64_t stride, int64_t i) noexcept nogil:
@@ -525,9 +525,9 @@ cdef bint one_strip(const job *j) noexcept nogil:
 
 
 cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
-    """Channels, whole statistics, whose coefficients a thread of an inference makes at a time: all for a strip, else so
-    many that they stay in L2."""
-    return j.channels if strips or j.channels <= KNOWN else max(KNOWN // j.share, 1) * j.share
+    """Channels whose coefficients a thread of an inference makes at a time: all for a strip, else so many that they
+    stay in L2."""
+    return j.channels if strips else min(j.channels, KNOWN)
 
 
 cdef int64_t infer_room(const job *j) noexcept nogil:
@@ -545,7 +545,7 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
     cdef rows_coefs coefs = rows_coefs(room, 1, most)
     cdef strip s
     if strips and first < last:
-        job_given(j, 0, j.channels // j.share, room, most)
+        job_given(j, 0, j.channels, room, most)
         s = new_strip(j, j.channels, NULL, coefs, room + JOB_COEFS * most)
         spread(j, &s, coefs)
         write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.stream else 0)
@@ -553,11 +553,11 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
     while first < last:
         row, column = first // j.inner, first % j.inner
         channel = row % j.channels
-        if not start <= channel < start + known:  # whole statistics, and no more than these rows have
-            start = channel // j.share * j.share
-            rows = channel - start + (column + last - first + j.inner - 1) // j.inner
-            known = min(min(most, j.channels - start), (rows + j.share - 1) // j.share * j.share)
-            job_given(j, start, known // j.share, room, most)
+        if not start <= channel < start + known:
+            start = channel
+            rows = (column + last - first + j.inner - 1) // j.inner
+            known = min(min(most, j.channels - start), rows)
+            job_given(j, start, known, room, most)
         rows, width = 1, min(j.inner - column, last - first)
         if width == j.inner:  # whole rows, as far as the last channel
             rows = min(start + known - channel, (last - first) // j.inner)

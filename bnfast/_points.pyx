@@ -55,8 +55,8 @@ cdef enum:
     GROUP = 64       # rows worked together, at most
     SPREAD = 4       # chunks for each thread that are enough to share them out whole
     RANGE = 1 << 10  # elements of dgamma that are shared out together
-    SMALL = 112      # elements of a map, less than that, which costs more
-    WIDE = 1 << 6    # elements of a group, at least, as it is a row then
+    SMALL = 112      # maps of fewer elements are summed a group at a time,
+    WIDE = 1 << 6    # if a group has so many, at least, as it is a row then
     FLAT = 4         # samples in a chunk of maps, at least
     STEEP = 16       # and at most
     UNITS = 64       # such chunks, at least, if there are enough samples
@@ -219,6 +219,11 @@ cdef bint are_small(const job *j) noexcept nogil:
     )
 
 
+cdef int64_t spread_room(const maps *m) noexcept nogil:
+    """Doubles for the gamma of each element of a row, as lane_spread() makes it."""
+    return job_lines(m.row.inner + ROWS_WRAP // <int64_t> sizeof(double))
+
+
 cdef int64_t tallest(const maps *m) noexcept nogil:
     """Samples in a chunk, at most."""
     return (m.samples + m.chunks - 1) // m.chunks
@@ -236,8 +241,8 @@ cdef maps cut_maps(const job *j) noexcept nogil:
     tall = max(min(m.samples * m.groups // UNITS, STEEP), FLAT)
     m.chunks = (m.samples + tall - 1) // tall
     m.together = min(max(held(&m.row), 1), tallest(&m))
-    m.size = job_lines(2 * m.row.inner) + job_lines(m.row.inner + ROWS_WRAP // <int64_t> sizeof(float))
-    m.size += lot_room(&m.sums, m.together) + job_lines(2 * tallest(&m) + j.share) + JOB_APART
+    m.size = job_lines(2 * m.row.inner) + spread_room(&m) + lot_room(&m.sums, m.together)
+    m.size += job_lines(2 * tallest(&m) + j.share) + JOB_APART
     m.part = m.units = NULL
     return m
 
@@ -248,7 +253,7 @@ cdef void whole_unit(const job *j, const maps *m, int64_t unit, double *part) no
     cdef int64_t first = m.samples * chunk // m.chunks, rows = m.samples * (chunk + 1) // m.chunks - first
     cdef int64_t start = first * m.groups + group, at = start * inner * j.op.item
     cdef double *gamma = part + job_lines(2 * inner)  # of each element, of the type computed with
-    cdef double *room = gamma + job_lines(inner + ROWS_WRAP // <int64_t> sizeof(float))
+    cdef double *room = gamma + spread_room(m)
     cdef double *mean = room + lot_room(&m.sums, m.together)
     cdef double *var = mean + rows
     cdef double *own = var + rows
