@@ -22,7 +22,7 @@ _SHARED = SHARED | {
     "point_beta": """beta : array_like, of the shape of x along `axes`, optional
         Shift of each element; absent means 0.""",
     "point_moments": """moments : Moments
-        What forward returned for x.""",
+        What forward returned for x; nothing checks that it was that of the same norm.""",
     "point_dx": """dx : ndarray
         Gradient by x, of its shape and dtype; `out` if that was given.""",
 }

@@ -46,13 +46,13 @@ typedef struct job {
     char *out;
     const uint8_t *mask;                 /* of (outer, inner): 0 where a position does not count. NULL: all do */
     int64_t first;                       /* the element of channel 0 at the first position that counts */
-    double count;                        /* values to a statistic, at least 1 */
+    double count;                        /* values to a statistic, at least 1; under a mask 0 if nothing counts */
     double eps;
     double var_count;                    /* the variance is var / var_count */
     job_vector gamma, beta;              /* in: absent means 1 and 0 */
     job_vector mean, var;                /* in; JOB_MOMENTS and JOB_TRAIN write them (mean, m2; float64) */
     job_vector dgamma, dbeta;            /* out, one a channel (before repetition), or an element (points) */
-    char *room;                          /* scratch, as much as the schedule's room() says, from a cache line on */
+    char *room;                          /* scratch: the bytes of the schedule's room(), from a cache line on */
 } job;
 
 enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */

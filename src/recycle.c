@@ -9,11 +9,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HEADER = 3840, BLOCKS = 32, PAGE = 1 << 16, HUGE_PAGE = 1 << 21 };
+enum { BLOCKS = 32, UNIT = 1 << 16, HUGE_PAGE = 1 << 21 };
 
-/* What precedes the caller's bytes. Large arrays of malloc, and so of NumPy, begin 16 bytes into a page. A CPU takes a
-   load for one of what it has just stored, and waits, if the last 12 bits of their addresses agree; so an output that
-   began a little further into its page would stop the loads of each sweep that makes it from such an array. */
+/* Bytes before the caller's. Large arrays of malloc, and so of NumPy, begin 16 bytes into a page. A CPU takes a load for
+   one of what it has just stored, and waits, if the last 12 bits of their addresses agree; so an output that began a
+   little further into its page would stop the loads of each sweep that makes it from such an array. */
+enum { HEADER = 3840 };
+
 typedef struct {
     size_t whole; /* bytes, this header included */
 } header;
@@ -48,7 +50,7 @@ static void give_back(size_t room) {
 
 void *recycle_get(size_t size) {
     /* Few distinct sizes, so that what was one array serves for another; whole huge pages where there will be some. */
-    const size_t unit = size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : PAGE;
+    const size_t unit = size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : UNIT;
     if (size > SIZE_MAX / 2) return NULL;
     const size_t whole = (size + HEADER + unit - 1) / unit * unit;
     header *found = NULL;

@@ -22,7 +22,7 @@
 
    Coefficients k of a statistic, float64 holding values that the type computed with can represent:
 
-     k[0]  hi, the mean as far as an element can tell it      k[3], k[4]  backward: what goes with x, and with 1
+     k[0]  hi, the mean, rounded to the type computed with    k[3], k[4]  backward: what goes with x, and with 1
      k[1]  a = gamma / sqrt(var + eps)                        k[5]  backward: low = -b, of the b of forward
      k[2]  forward: b = beta - lo*a; backward: 1/sqrt(..)     k[6], k[7]  the mean and 1/sqrt(..) in full */
 #ifndef BNFAST_ROWS_H
@@ -46,7 +46,8 @@ typedef struct {
     int64_t step, gap;
 } rows_coefs;
 
-/* What is summed beside rows that are written, and of their size and stride: arithmetic, while they wait for memory. */
+/* Other rows, of the same size and stride, that are summed in the loop which writes rows: additions fill the wait for
+   memory. */
 typedef struct {
     const void *x, *dy;                   /* dy: of a backward */
     const double *shift;                  /* of each row */
