@@ -1,8 +1,10 @@
 """The extension modules: an explicit list of sources, and OpenMP where the compiler has it."""
 
 import os
+import shlex
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -19,7 +21,7 @@ ARITHMETIC = [f"src/{name}.c" for name in ("dispatch", "rows_generic", "rows_avx
 
 def openmp_flags():
     """The flags for OpenMP, found by compiling; none without it, unless BNFAST_REQUIRE_OPENMP=1 forbids that."""
-    compiler = os.environ.get("CC", "cc").split()
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")  # what setuptools takes
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")

@@ -15,6 +15,7 @@ from . import _geometry as geometry
 
 TRAIN_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 PLOT_NEEDS = {"matplotlib": "matplotlib"}
+PICTURES = ".png", ".svg", ".pdf"
 
 # The same numbers in both layouts: two channels, means 3 and 7, variance 1.5.
 EXAMPLE_NHWC = [[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]]
@@ -127,6 +128,8 @@ def norm(text):
 def picture(text):
     if not os.path.isdir(os.path.dirname(text) or "."):
         raise argparse.ArgumentTypeError(f"got {text!r}, wants a file in a folder that exists")
+    if os.path.splitext(text)[1] not in PICTURES:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wants a file that ends with {', '.join(PICTURES)}")
     return text
 
 

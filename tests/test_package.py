@@ -144,6 +144,8 @@ def test_which_small_batches_are_trained(arguments, norms, sizes, epochs, monkey
         (["8x4", "--axis", "5"], "axis: got 5, wants -2 to 1"),
         (["8x4", "--threads", "99999"], "argument --threads: got '99999', wants a number above 0 and up to 32768"),
         (["8x4", "--plot", "nowhere/x.png"], "argument --plot: got 'nowhere/x.png', wants a file in a folder"),
+        (["8x4", "--plot", "x.xyz"], "argument --plot: got 'x.xyz', wants a file that ends with .png, .svg, .pdf"),
+        (["8x4", "--plot", "tests/"], "argument --plot: got 'tests/', wants a file that ends with"),
         (["99999999x99999999"], "bnfast could not: forward"),
     ],
 )
