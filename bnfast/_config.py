@@ -33,7 +33,8 @@ def get_num_threads():
 
     set_num_threads() decides; else OpenMP's setting for the calling thread (OMP_NUM_THREADS, threadpoolctl), which,
     unless OMP_NUM_THREADS is set, the process's CPU affinity and control group cap. It is 1 inside another parallel
-    region, and in a forked child whose OpenMP runtime cannot start threads again. Small calls are serial anyway.
+    region, and in a forked child whose OpenMP runtime cannot start threads again, or which was the first to import
+    bnfast. Small calls are serial anyway.
 
     Where the system refuses OpenMP a thread (a limit on processes, no address space for its stack), OpenMP ends the
     whole process. So a call asks first, if it is to use more threads than the last one made here: twice as many as
