@@ -200,22 +200,22 @@ def group_norm_backward(
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         op,
-        norm,
-        samples,
         view,
-        groups,
         x,
-        dy,
         target,
-        gamma,
-        beta,
-        *statistics,
         eps,
         threads,
-        relu,
-        None,
-        y,
-        dresidual,
+        norm=norm,
+        samples=samples,
+        groups=groups,
+        dy=dy,
+        gamma=gamma,
+        beta=beta,
+        mean=moments.mean,
+        var=moments.m2,
+        relu=relu,
+        y=y,
+        dresidual=dresidual,
     )
     if target is not dx:
         dx[...] = target
@@ -257,21 +257,18 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
     view, count = _plan(x.shape, axis, groups)
     mean, m2 = kernels.run(
         op,
-        norm,
-        x.shape[0],
         view,
-        groups,
         x,
-        None,
         target,
-        gamma,
-        beta,
-        None,
-        None,
         eps,
         threads,
-        relu,
-        residual,
+        norm=norm,
+        samples=x.shape[0],
+        groups=groups,
+        gamma=gamma,
+        beta=beta,
+        relu=relu,
+        residual=residual,
     )
     if target is not y:
         y[...] = target

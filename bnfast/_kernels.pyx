@@ -367,10 +367,10 @@ cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray d
     return 0
 
 
-def run(int op, int norm, cnp.npy_intp samples, tuple view, cnp.npy_intp groups, cnp.ndarray x not None,
-        cnp.ndarray dy, cnp.ndarray out, cnp.ndarray gamma, cnp.ndarray beta, cnp.ndarray mean, cnp.ndarray var,
-        double eps, int threads, bint relu=False, cnp.ndarray residual=None, cnp.ndarray y=None,
-        cnp.ndarray dresidual=None, cnp.ndarray mask=None, tuple shape=None):
+def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray out, double eps, int threads, *, int norm=BNFAST_BATCH,
+        cnp.npy_intp samples=1, cnp.npy_intp groups=1, cnp.ndarray dy=None, cnp.ndarray gamma=None,
+        cnp.ndarray beta=None, cnp.ndarray mean=None, cnp.ndarray var=None, bint relu=False, cnp.ndarray residual=None,
+        cnp.ndarray y=None, cnp.ndarray dresidual=None, cnp.ndarray mask=None, tuple shape=None):
     """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
 
     Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or (). They are

@@ -214,7 +214,7 @@ def _forward(norm, x, gamma, beta, axes, eps, out, num_threads):
     target, y = geometry.output(out, x, (x,), apart=(gamma, beta))
     count = math.prod(row)
     view = (1, math.prod(rows), count)
-    mean, m2 = kernels.run(op, norm, 1, view, 1, x, None, target, gamma, beta, None, None, eps, threads, shape=rows)
+    mean, m2 = kernels.run(op, view, x, target, eps, threads, norm=norm, gamma=gamma, beta=beta, shape=rows)
     if target is not y:
         y[...] = target
     return y, Moments._of(count, mean, m2)
@@ -237,7 +237,20 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
     target, dx = geometry.output(out, x, (x, dy), apart=(gamma, *statistics))
     view = (1, math.prod(rows), count)
-    dgamma, dbeta = kernels.run(op, norm, 1, view, 1, x, dy, target, gamma, None, *statistics, eps, threads, shape=row)
+    dgamma, dbeta = kernels.run(
+        op,
+        view,
+        x,
+        target,
+        eps,
+        threads,
+        norm=norm,
+        dy=dy,
+        gamma=gamma,
+        mean=moments.mean,
+        var=moments.m2,
+        shape=row,
+    )
     if target is not dx:
         dx[...] = target
     return dx, dgamma, dbeta

@@ -132,25 +132,7 @@ def batch_norm(
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target, training=True)
     mean, m2 = kernels.run(
-        op,
-        kernels.BATCH,
-        1,
-        axes,
-        1,
-        x,
-        None,
-        target,
-        gamma,
-        beta,
-        None,
-        None,
-        eps,
-        threads,
-        relu,
-        residual,
-        None,
-        None,
-        mask,
+        op, axes, x, target, eps, threads, gamma=gamma, beta=beta, relu=relu, residual=residual, mask=mask
     )
     if target is not y:
         y[...] = target
@@ -225,24 +207,18 @@ def normalize(
     _, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target)
     kernels.run(
         op,
-        kernels.BATCH,
-        1,
         axes,
-        1,
         x,
-        None,
         target,
-        gamma,
-        beta,
-        mean,
-        var,
         eps,
         threads,
-        relu,
-        residual,
-        None,
-        None,
-        mask,
+        gamma=gamma,
+        beta=beta,
+        mean=mean,
+        var=var,
+        relu=relu,
+        residual=residual,
+        mask=mask,
     )
     if target is not y:
         y[...] = target
@@ -409,24 +385,20 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
         op,
-        kernels.BATCH,
-        1,
         axes,
-        1,
         x,
-        dy,
         target,
-        gamma,
-        beta,
-        mean,
-        var,
         eps,
         threads,
-        relu,
-        None,
-        y,
-        dresidual,
-        mask,
+        dy=dy,
+        gamma=gamma,
+        beta=beta,
+        mean=mean,
+        var=var,
+        relu=relu,
+        y=y,
+        dresidual=dresidual,
+        mask=mask,
     )
     if target is not dx:
         dx[...] = target
@@ -469,9 +441,7 @@ def moments(x, *, axis=1, mask=None, num_threads=None):
     axes = geometry.view(x.shape, axis)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], None)
     threads = geometry.thread_count("num_threads", num_threads)
-    mean, m2 = kernels.run(
-        kernels.MOMENTS, kernels.BATCH, 1, axes, 1, x, None, None, None, None, None, None, 1.0, threads, mask=mask
-    )
+    mean, m2 = kernels.run(kernels.MOMENTS, axes, x, None, 1.0, threads, mask=mask)
     return Moments._of(count, mean, m2)
 
 

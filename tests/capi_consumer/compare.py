@@ -71,9 +71,24 @@ class Case:
 
         def python(op, out=None, dy=None, mean=None, var=None, residual=None, y=None, dresidual=None):
             wide = [None if a is None else widen(a, dtype) for a in (x, dy, residual, y)]
-            extra = (relu, wide[2], wide[3], dresidual) if op != kernels.MOMENTS else ()
-            arrays = wide[0], wide[1], out, gamma, beta, mean, var
-            return kernels.run(op, norm, samples, tuple(view), groups, *arrays, 1e-4, 1, *extra)
+            fused = {"relu": relu, "residual": wide[2], "y": wide[3], "dresidual": dresidual}
+            return kernels.run(
+                op,
+                tuple(view),
+                wide[0],
+                out,
+                1e-4,
+                1,
+                norm=norm,
+                samples=samples,
+                groups=groups,
+                dy=wide[1],
+                gamma=gamma,
+                beta=beta,
+                mean=mean,
+                var=var,
+                **(fused if op != kernels.MOMENTS else {}),
+            )
 
         like = lambda: np.empty_like(widen(x, dtype))  # noqa: E731
         out, frozen, dx, dx_frozen, dresidual = (like() for _ in range(5))
