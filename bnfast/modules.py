@@ -283,15 +283,11 @@ class _ChannelNorm(_Norm):
     def _call(self, x, residual, mask, out, num_threads):
         told = self.beta if self.gamma is None else self.gamma
         if getattr(told, "shape", None) != (self.channels,):  # else what x has beside it will tell
-            channels = geometry.view(geometry.as_array("x", x).shape, self.axis)[1]
-            if channels != self.channels:
-                raise ValueError(f"x: got {channels} channels, wants {self.channels}")
+            self._fits(x)
         try:
             y, statistics = self._normalize(x, residual, mask, out, num_threads)
         except ValueError:
-            shape = np.shape(x)
-            if -len(shape) <= self.axis < len(shape) and shape[self.axis] != self.channels:  # not gamma's fault
-                raise ValueError(f"x: got {shape[self.axis]} channels, wants {self.channels}") from None
+            self._fits(x)  # with other channels, that is what is wrong, and not gamma
             raise
         added = residual is not None
         if out is not None and shared(out, x):
@@ -299,6 +295,11 @@ class _ChannelNorm(_Norm):
         else:
             self._saved = x, (statistics, y if added and self.activation else None, added, mask)
         return y
+
+    def _fits(self, x):
+        channels = geometry.view(geometry.as_array("x", x).shape, self.axis)[1]
+        if channels != self.channels:
+            raise ValueError(f"x: got {channels} channels, wants {self.channels}") from None
 
     def _kept(self, x, saved):
         _, y, _, mask = saved
