@@ -319,6 +319,21 @@ def test_moments_are_copied_and_pickled():
                 setattr(moments, name, np.zeros(1))
 
 
+@pytest.mark.parametrize("channels", [256, 1024, 2048])
+def test_wherever_the_output_begins_in_a_page(channels):
+    """Coefficients of such rows are placed by it."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 37, channels), dtype=np.float32)
+    gamma, beta = parameters(channels)
+    y, moments = bnfast.batch_norm(x, gamma, beta)
+    dx = bnfast.batch_norm_backward(dy, x, moments, gamma)[0]
+    memory = np.zeros(x.size + 1024, np.float32)
+    for start in range(0, 1024, 61):
+        out = memory[start : start + x.size].reshape(x.shape)
+        assert same_bits(bnfast.batch_norm(x, gamma, beta, out=out)[0], y)
+        assert same_bits(bnfast.batch_norm_backward(dy, x, moments, gamma, out=out)[0], dx)
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 def test_non_temporal_stores_are_complete(axis):
     """More than half the last-level cache, at every alignment of the output, rows shorter and longer than a line."""
