@@ -52,6 +52,7 @@ def extensions():
                 "src/types.inc",
                 "src/finish.inc",
                 "src/job.h",
+                "src/share.h",
                 "src/recycle.h",
                 "bnfast/include/bnfast.h",
             ],

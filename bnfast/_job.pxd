@@ -1,4 +1,4 @@
-"""The C description of one call (src/job.h) and the schedules that can run it."""
+"""The C description of one call (src/job.h), and how its work is shared out (src/share.h)."""
 from libc.stdint cimport int64_t, uint8_t
 
 from ._machine cimport rows_table
@@ -47,12 +47,6 @@ cdef extern from "job.h" nogil:
         job_vector dbeta
         char *room
 
-    ctypedef struct job_tree:
-        double *sums
-        int64_t size
-        int64_t parts
-        int64_t units
-
     enum:
         JOB_COEFS
         JOB_KEPT
@@ -68,11 +62,6 @@ cdef extern from "job.h" nogil:
     bint job_has_dy(const job *)
     bint job_two_sweeps(const job *)
     bint job_from_both(const job *)
-    int64_t job_part(const job *, int64_t, int64_t)
-    int64_t job_part_in(const job *, int64_t, int64_t, int64_t)
-    int64_t job_power(int64_t)
-    void job_add_own(const job *, const job_tree *, int64_t)
-    void job_add_rest(const job *, const job_tree *, int64_t, int64_t)
     job_vector job_from(job_vector, int64_t)
     double job_get(job_vector, int64_t, double)
     void job_set(job_vector, int64_t, double)
@@ -82,3 +71,17 @@ cdef extern from "job.h" nogil:
     void job_shifts(const job *, int64_t, int64_t, int64_t, double *)
     void job_given(const job *, int64_t, int64_t, double *, int64_t)
     void job_finish(const job *, int64_t, int64_t, int64_t, const double *, const double *, double *, int64_t)
+
+
+cdef extern from "share.h" nogil:
+    ctypedef struct job_tree:
+        double *sums
+        int64_t size
+        int64_t parts
+        int64_t units
+
+    int64_t job_part(const job *, int64_t, int64_t)
+    int64_t job_part_in(const job *, int64_t, int64_t, int64_t)
+    int64_t job_power(int64_t)
+    void job_add_own(const job *, const job_tree *, int64_t)
+    void job_add_rest(const job *, const job_tree *, int64_t, int64_t)
