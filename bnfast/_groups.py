@@ -116,7 +116,7 @@ def instance_norm(
 def group_norm_backward(
     dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
 ):
-    """The gradients of group_norm, and, under the name instance_norm_backward, of instance_norm.
+    """The gradients of group_norm.
 
     Its formula (Wu & He 2018, arXiv:1803.08494) by the chain rule, as Ioffe & Szegedy (2015) have it for a batch.
     With g = dy * gamma, xhat = (x - mean) / sqrt(var + eps) and means over each statistic's values:
@@ -163,13 +163,67 @@ def group_norm_backward(
     >>> bool(abs(dx).max() < 1e-12), dbeta
     (True, array([1., 1., 1., 1.]))
     """
+    groups = moments.mean.shape[-1] if isinstance(moments, Moments) else 0  # else it is refused
+    return _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out, num_threads)
+
+
+@_documented
+def instance_norm_backward(
+    dy, x, moments, gamma=None, *, axis=1, eps=1e-5, beta=None, activation=None, y=None, out=None, num_threads=None
+):
+    """The gradients of instance_norm: those of group_norm with a group for each channel (see group_norm_backward).
+
+    Parameters
+    ----------
+    dy : ndarray
+        Gradient by y, of the shape and dtype of x.
+    {x}
+        The same data that the forward pass was given.
+    moments : Moments
+        What it returned for x, of shape (N, C).
+    {gamma}
+    {axis}
+    {eps}
+    {fused_back}
+    {out}
+        It may also be dy itself.
+    {num_threads}
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient by x, of its shape and dtype; `out` if that was given.
+    dgamma, dbeta : ndarray, shape (C,)
+        Gradients by gamma and beta, float32 (float64 if x is).
+    dresidual : ndarray
+        Only if y was given: gradient by the residual.
+
+    Raises
+    ------
+    {errors}
+        Also if moments do not belong to an x of this shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import bnfast
+    >>> x = np.array([[[1.0, 2.0, 6.0], [3.0, 5.0, 4.0]]])
+    >>> y, moments = bnfast.instance_norm(x)
+    >>> dx, dgamma, dbeta = bnfast.instance_norm_backward(np.ones_like(x), x, moments)
+    >>> bool(abs(dx).max() < 1e-12), dbeta
+    (True, array([3., 3.]))
+    """
+    return _backward(dy, x, moments, None, gamma, axis, eps, beta, activation, y, out, num_threads)
+
+
+def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out, num_threads):
+    """groups: None for each channel."""
     if not isinstance(moments, Moments) or moments.mean.ndim != 2:
         raise TypeError(f"moments: got {moments!r}, wants the Moments that group_norm or instance_norm returned")
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
     op, norm = kernels.BACKWARD, kernels.GROUP
     statistics = moments.mean, moments.m2
-    samples, groups = statistics[0].shape
     done = kernels.run_if_ready(
         op,
         moments,
@@ -195,6 +249,7 @@ def group_norm_backward(
     _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, beta, *statistics, eps, num_threads
     )
+    groups = x.shape[axis] if groups is None else groups
     view, count = _plan(x.shape, axis, groups)
     moments._belong_to((x.shape[0], groups), count)
     y, dresidual = geometry.gated(y, relu, x, dy, target)
@@ -206,7 +261,7 @@ def group_norm_backward(
         eps,
         threads,
         norm=norm,
-        samples=samples,
+        samples=x.shape[0],
         groups=groups,
         dy=dy,
         gamma=gamma,
@@ -222,10 +277,8 @@ def group_norm_backward(
     return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
 
-instance_norm_backward = group_norm_backward
-
-
 def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_threads):
+    """groups: None for each channel."""
     op, norm = kernels.FORWARD, kernels.GROUP
     done = kernels.run_if_ready(
         op,
