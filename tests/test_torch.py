@@ -111,6 +111,17 @@ def test_running_statistics(momentum, dtype):
     close(ours.backward(dy), torch.autograd.grad(theirs(given), given, tensor(dy))[0])
 
 
+def test_a_state_is_taken_over():
+    """As README shows it."""
+    x = data((6, 5, 9), 5, np.float32)[0]
+    theirs, bn = torch.nn.BatchNorm1d(5), bnfast.BatchNorm(5)
+    theirs(tensor(x))
+    names = {"weight": "gamma", "bias": "beta"}
+    bn.load_state_dict({names.get(name, name): value for name, value in theirs.state_dict().items()})
+    assert bn.num_batches_tracked == 1
+    close(bn.eval()(x), theirs.eval()(tensor(x)))
+
+
 @of_dtypes
 @pytest.mark.parametrize(("shape", "axis", "groups"), groups_of)
 def test_group_norm(shape, axis, groups, dtype):
