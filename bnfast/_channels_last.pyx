@@ -230,7 +230,7 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
 
 
 cdef bint is_far(const job *j) noexcept nogil:
-    """Are arrays so large that what is written now has been read too long ago to be near?"""
+    """Are arrays larger than what is sure to stay in the last-level cache from one sweep to the next?"""
     return j.outer * j.channels * j.op.item > llc_bytes() // 4
 
 
