@@ -55,6 +55,7 @@ from ._job cimport (
     job_has_dy,
     job_has_output,
     job_has_sums,
+    job_line_bytes,
     job_look_at_mask,
     job_part,
     job_part_in,
@@ -279,14 +280,10 @@ cdef bint may_share(const bnfast_call *c, const void *output, const span *other)
 
 # ---- where it is put, and who does it ----
 
-cdef inline int64_t lines(int64_t bytes) noexcept nogil:
-    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE
-
-
 cdef int64_t schedule_room(const job *j) noexcept nogil:
     if _points.takes(j):
-        return lines(_points.room(j))
-    return lines(_channels_last.room(j) if j.inner == 1 and not j.points else _channels_first.room(j))
+        return job_line_bytes(_points.room(j))
+    return job_line_bytes(_channels_last.room(j) if j.inner == 1 and not j.points else _channels_first.room(j))
 
 
 cdef void schedule(const job *j) noexcept nogil:
@@ -355,12 +352,12 @@ cdef int64_t own_sums(const bnfast_call *c, const job *j) noexcept nogil:
     """Bytes for the dgamma, or dbeta, of each sample, which are then added up; 0 if there is nothing to add."""
     if not job_has_dy(j) or c.norm != BNFAST_GROUP or _points.takes(j):
         return 0
-    return lines(c.samples * c.channels * sizeof(double))
+    return job_line_bytes(c.samples * c.channels * sizeof(double))
 
 
 cdef int64_t own_params(const job *j) noexcept nogil:
     """Bytes for gamma, or beta, of the type computed with, which point norms want."""
-    return lines(j.inner * job_real(j)) if j.points else 0
+    return job_line_bytes(j.inner * job_real(j)) if j.points else 0
 
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:

@@ -32,6 +32,7 @@ from ._job cimport (
     job_has_sums,
     job_is_given,
     job_kept,
+    job_line_bytes,
     job_lines,
     job_part,
     job_part_in,
@@ -245,12 +246,11 @@ cdef bint wants_tiles(const job *j) noexcept nogil:
 cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) noexcept nogil:
     """Rows of the output, from element `first` on, tile by tile, so that L1 holds what goes with the lanes. The CPU
     fetches to the end of a row's part of a tile at best, so what comes from far is fetched a row ahead."""
-    cdef int64_t tile = TILE // j.op.item, at = 0, row
+    cdef int64_t tile = TILE // j.op.item, ahead = j.channels if is_far(j) else 0, at = 0, row
     while at < j.channels:
         tile = min(tile, j.channels - at)
         for row in range(rows):
-            write_lanes(j, first + row * j.channels + at, tile, (first + at) % j.channels, p.spread, p.coefs,
-                        j.channels if is_far(j) else 0)
+            write_lanes(j, first + row * j.channels + at, tile, (first + at) % j.channels, p.spread, p.coefs, ahead)
         at += tile
 
 
@@ -345,7 +345,7 @@ cdef int64_t plan_room(const job *j) noexcept nogil:
     """Bytes, in whole lines, and some between two threads."""
     cdef plan p = cut_rows(j)
     cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + in_step(j) + JOB_KEPT * p.step
-    return (bytes + ROWS_LINE - 1) // ROWS_LINE * ROWS_LINE + JOB_APART * <int64_t> sizeof(double)
+    return job_line_bytes(bytes) + JOB_APART * <int64_t> sizeof(double)
 
 
 cdef plan new_plan(const job *j, char *room) noexcept nogil:

@@ -52,6 +52,7 @@ cdef extern from "job.h" nogil:
         JOB_KEPT
         JOB_APART
 
+    int64_t job_line_bytes(int64_t)
     int64_t job_lines(int64_t)
 
     int64_t job_real(const job *)

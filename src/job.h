@@ -59,10 +59,11 @@ enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */
 /* Doubles between the scratch of two threads: neighbouring lines, which a CPU fetches together, make one wait. */
 enum { JOB_APART = 4 * ROWS_LINE / sizeof(double) };
 
-/* n doubles, in whole lines. */
+/* Bytes, and n doubles, in whole lines. */
+static inline int64_t job_line_bytes(int64_t bytes) { return (bytes + ROWS_LINE - 1) / ROWS_LINE * ROWS_LINE; }
 static inline int64_t job_lines(int64_t n) {
-    const int64_t line = ROWS_LINE / sizeof(double);
-    return (n + line - 1) / line * line;
+    const int64_t size = sizeof(double);
+    return job_line_bytes(n * size) / size;
 }
 
 static inline double job_get(job_vector v, int64_t c, double absent) {
