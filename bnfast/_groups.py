@@ -125,8 +125,7 @@ def group_norm_backward(
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {x}
         The same data that the forward pass was given.
     moments : Moments
@@ -141,12 +140,8 @@ def group_norm_backward(
 
     Returns
     -------
-    dx : ndarray
-        Gradient by x, of its shape and dtype; `out` if that was given.
-    dgamma, dbeta : ndarray, shape (C,)
-        Gradients by gamma and beta, float32 (float64 if x is).
-    dresidual : ndarray
-        Only if y was given: gradient by the residual.
+    {dx}
+    {dgamma}
 
     Raises
     ------
@@ -163,8 +158,7 @@ def group_norm_backward(
     >>> bool(abs(dx).max() < 1e-12), dbeta
     (True, array([1., 1., 1., 1.]))
     """
-    groups = moments.mean.shape[-1] if isinstance(moments, Moments) else 0  # else it is refused
-    return _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out, num_threads)
+    return _backward(dy, x, moments, False, gamma, axis, eps, beta, activation, y, out, num_threads)
 
 
 @_documented
@@ -175,8 +169,7 @@ def instance_norm_backward(
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {x}
         The same data that the forward pass was given.
     moments : Moments
@@ -191,12 +184,8 @@ def instance_norm_backward(
 
     Returns
     -------
-    dx : ndarray
-        Gradient by x, of its shape and dtype; `out` if that was given.
-    dgamma, dbeta : ndarray, shape (C,)
-        Gradients by gamma and beta, float32 (float64 if x is).
-    dresidual : ndarray
-        Only if y was given: gradient by the residual.
+    {dx}
+    {dgamma}
 
     Raises
     ------
@@ -213,17 +202,18 @@ def instance_norm_backward(
     >>> bool(abs(dx).max() < 1e-12), dbeta
     (True, array([3., 3.]))
     """
-    return _backward(dy, x, moments, None, gamma, axis, eps, beta, activation, y, out, num_threads)
+    return _backward(dy, x, moments, True, gamma, axis, eps, beta, activation, y, out, num_threads)
 
 
-def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out, num_threads):
-    """groups: None for each channel."""
+def _backward(dy, x, moments, each_channel, gamma, axis, eps, beta, activation, y, out, num_threads):
+    """each_channel: a group for each; else the moments tell their number."""
     if not isinstance(moments, Moments) or moments.mean.ndim != 2:
         raise TypeError(f"moments: got {moments!r}, wants the Moments that group_norm or instance_norm returned")
     if dy is None:
         raise TypeError("dy: got None, wants an array like x")
     op, norm = kernels.BACKWARD, kernels.GROUP
-    statistics = moments.mean, moments.m2
+    mean, m2 = moments.mean, moments.m2
+    groups = None if each_channel else mean.shape[1]
     done = kernels.run_if_ready(
         op,
         moments,
@@ -233,7 +223,8 @@ def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out
         out,
         gamma,
         beta,
-        *statistics,
+        mean,
+        m2,
         eps,
         num_threads,
         activation,
@@ -247,7 +238,7 @@ def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out
         return done
     relu = geometry.is_relu(activation)
     _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
-        x, axis, dy, out, gamma, beta, *statistics, eps, num_threads
+        x, axis, dy, out, gamma, beta, mean, m2, eps, num_threads
     )
     groups = x.shape[axis] if groups is None else groups
     view, count = _plan(x.shape, axis, groups)
@@ -258,6 +249,7 @@ def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out
         view,
         x,
         target,
+        dx,
         eps,
         threads,
         norm=norm,
@@ -266,14 +258,12 @@ def _backward(dy, x, moments, groups, gamma, axis, eps, beta, activation, y, out
         dy=dy,
         gamma=gamma,
         beta=beta,
-        mean=moments.mean,
-        var=moments.m2,
+        mean=mean,
+        var=m2,
         relu=relu,
         y=y,
         dresidual=dresidual,
     )
-    if target is not dx:
-        dx[...] = target
     return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
 
@@ -313,6 +303,7 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
         view,
         x,
         target,
+        y,
         eps,
         threads,
         norm=norm,
@@ -323,8 +314,6 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
         relu=relu,
         residual=residual,
     )
-    if target is not y:
-        y[...] = target
     return y, Moments._of(count, mean, m2)
 
 

@@ -367,11 +367,13 @@ cdef int launch(int op, bnfast_call *c, tuple made, cnp.ndarray x, cnp.ndarray d
     return 0
 
 
-def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray out, double eps, int threads, *, int norm=BNFAST_BATCH,
-        cnp.npy_intp samples=1, cnp.npy_intp groups=1, cnp.ndarray dy=None, cnp.ndarray gamma=None,
-        cnp.ndarray beta=None, cnp.ndarray mean=None, cnp.ndarray var=None, bint relu=False, cnp.ndarray residual=None,
-        cnp.ndarray y=None, cnp.ndarray dresidual=None, cnp.ndarray mask=None, tuple shape=None):
+def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray out, result, double eps, int threads, *,
+        int norm=BNFAST_BATCH, cnp.npy_intp samples=1, cnp.npy_intp groups=1, cnp.ndarray dy=None,
+        cnp.ndarray gamma=None, cnp.ndarray beta=None, cnp.ndarray mean=None, cnp.ndarray var=None, bint relu=False,
+        cnp.ndarray residual=None, cnp.ndarray y=None, cnp.ndarray dresidual=None, cnp.ndarray mask=None,
+        tuple shape=None):
     """One pass of the C face. view: (outer, channels, inner); threads: 0 for the default. var is m2 in a BACKWARD.
+    result: `out`, or the array that gets what is there then.
 
     Returns the vectors it made: (mean, m2) in float64; (dgamma, dbeta) in float32, or float64 if x is; or (). They are
     of that shape, and all there before anything is written: when memory runs out nothing has changed.
@@ -395,6 +397,8 @@ def run(int op, tuple view, cnp.ndarray x not None, cnp.ndarray out, double eps,
     if narrow:
         put_narrow(filled[0], made[0])
         put_narrow(filled[1], made[1])
+    if result is not out:
+        result[...] = out
     return made
 
 

@@ -23,8 +23,6 @@ _SHARED = SHARED | {
         Shift of each element; absent means 0.""",
     "point_moments": """moments : Moments
         What forward returned for x; nothing checks that it was that of the same norm.""",
-    "point_dx": """dx : ndarray
-        Gradient by x, of its shape and dtype; `out` if that was given.""",
 }
 _documented = documented(_SHARED)
 
@@ -85,8 +83,7 @@ def layer_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=No
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {any_x}
     {point_moments}
     {point_gamma}
@@ -98,7 +95,7 @@ def layer_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=No
 
     Returns
     -------
-    {point_dx}
+    {dx}
     dgamma, dbeta : ndarray, of the shape of x along `axes`
         Gradients by gamma and beta, float32 (float64 if x is).
 
@@ -168,8 +165,7 @@ def rms_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {any_x}
     {point_moments}
     {point_gamma}
@@ -181,7 +177,7 @@ def rms_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None
 
     Returns
     -------
-    {point_dx}
+    {dx}
     dgamma : ndarray, of the shape of x along `axes`
         Gradient by gamma, float32 (float64 if x is).
 
@@ -214,9 +210,7 @@ def _forward(norm, x, gamma, beta, axes, eps, out, num_threads):
     target, y = geometry.output(out, x, (x,), apart=(gamma, beta))
     count = math.prod(row)
     view = (1, math.prod(rows), count)
-    mean, m2 = kernels.run(op, view, x, target, eps, threads, norm=norm, gamma=gamma, beta=beta, shape=rows)
-    if target is not y:
-        y[...] = target
+    mean, m2 = kernels.run(op, view, x, target, y, eps, threads, norm=norm, gamma=gamma, beta=beta, shape=rows)
     return y, Moments._of(count, mean, m2)
 
 
@@ -225,8 +219,8 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
         raise TypeError("dy: got None, wants an array like x")
     if not isinstance(moments, Moments):
         raise TypeError(f"moments: got {type(moments).__name__}, wants the Moments that forward returned")
-    op, statistics = kernels.BACKWARD, (moments.mean, moments.m2)
-    done = kernels.run_if_ready(op, moments, x, axes, dy, out, gamma, None, *statistics, eps, num_threads, norm=norm)
+    op, mean, m2 = kernels.BACKWARD, moments.mean, moments.m2
+    done = kernels.run_if_ready(op, moments, x, axes, dy, out, gamma, None, mean, m2, eps, num_threads, norm=norm)
     if done is not None:
         return done
     x, rows, row = _rows(x, axes)
@@ -235,24 +229,23 @@ def _backward(norm, dy, x, moments, gamma, axes, eps, out, num_threads):
     moments._belong_to(rows, count)
     gamma = _points("gamma", gamma, row)
     eps, threads = geometry.epsilon(eps), geometry.thread_count("num_threads", num_threads)
-    target, dx = geometry.output(out, x, (x, dy), apart=(gamma, *statistics))
+    target, dx = geometry.output(out, x, (x, dy), apart=(gamma, mean, m2))
     view = (1, math.prod(rows), count)
     dgamma, dbeta = kernels.run(
         op,
         view,
         x,
         target,
+        dx,
         eps,
         threads,
         norm=norm,
         dy=dy,
         gamma=gamma,
-        mean=moments.mean,
-        var=moments.m2,
+        mean=mean,
+        var=m2,
         shape=row,
     )
-    if target is not dx:
-        dx[...] = target
     return dx, dgamma, dbeta
 
 

@@ -49,7 +49,8 @@ class Moments(Fields):
         count = geometry.integer("count", count)
         if not 0 <= count < 1 << 63:
             raise ValueError(f"count: got {count}, wants 0 or more")
-        mean, m2 = (np.array(geometry.reals(*named), np.float64) for named in (("mean", mean), ("m2", m2)))
+        mean = np.array(geometry.reals("mean", mean), np.float64)
+        m2 = np.array(geometry.reals("m2", m2), np.float64)
         if mean.ndim != 1 or mean.shape != m2.shape:
             raise ValueError(f"m2: got shape {m2.shape} beside mean's {mean.shape}, wants two of one (C,)")
         if any_negative(m2):

@@ -28,6 +28,14 @@ SHARED = {
     residual : ndarray, optional
         Added before the activation: y = activation(normalized + residual). Of the shape and dtype of x; out may
         be it.""",
+    "dy": """dy : ndarray
+        Gradient by y, of the shape and dtype of x.""",
+    "dx": """dx : ndarray
+        Gradient by x, of its shape and dtype; `out` if that was given.""",
+    "dgamma": """dgamma, dbeta : ndarray, shape (C,)
+        Gradients by gamma and beta, float32 (float64 if x is).
+    dresidual : ndarray
+        Only if y was given: gradient by the residual.""",
     "fused_back": """beta : array_like, shape (C,), optional
         Only with an activation: what forward had.
     activation : None or "relu"
@@ -132,10 +140,8 @@ def batch_norm(
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], target, training=True)
     mean, m2 = kernels.run(
-        op, axes, x, target, eps, threads, gamma=gamma, beta=beta, relu=relu, residual=residual, mask=mask
+        op, axes, x, target, y, eps, threads, gamma=gamma, beta=beta, relu=relu, residual=residual, mask=mask
     )
-    if target is not y:
-        y[...] = target
     return y, Moments._of(count, mean, m2)
 
 
@@ -210,6 +216,7 @@ def normalize(
         axes,
         x,
         target,
+        y,
         eps,
         threads,
         gamma=gamma,
@@ -220,8 +227,6 @@ def normalize(
         residual=residual,
         mask=mask,
     )
-    if target is not y:
-        y[...] = target
     return y
 
 
@@ -250,8 +255,7 @@ def batch_norm_backward(
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {x}
         The same data that batch_norm was given.
     moments : Moments
@@ -268,12 +272,8 @@ def batch_norm_backward(
 
     Returns
     -------
-    dx : ndarray
-        Gradient by x, of its shape and dtype; `out` if that was given.
-    dgamma, dbeta : ndarray, shape (C,)
-        Gradients by gamma and beta, float32 (float64 if x is).
-    dresidual : ndarray
-        Only if y was given: gradient by the residual.
+    {dx}
+    {dgamma}
 
     Raises
     ------
@@ -321,8 +321,7 @@ def normalize_backward(
 
     Parameters
     ----------
-    dy : ndarray
-        Gradient by y, of the shape and dtype of x.
+    {dy}
     {x}
     mean : array_like, shape (C,)
         Mean of each channel.
@@ -340,12 +339,8 @@ def normalize_backward(
 
     Returns
     -------
-    dx : ndarray
-        Gradient by x, of its shape and dtype; `out` if that was given.
-    dgamma, dbeta : ndarray, shape (C,)
-        Gradients by gamma and beta, float32 (float64 if x is).
-    dresidual : ndarray
-        Only if y was given: gradient by the residual.
+    {dx}
+    {dgamma}
 
     Raises
     ------
@@ -388,6 +383,7 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
         axes,
         x,
         target,
+        dx,
         eps,
         threads,
         dy=dy,
@@ -400,8 +396,6 @@ def _backward(dy, x, axis, gamma, mean, var, moments, eps, beta, activation, y, 
         dresidual=dresidual,
         mask=mask,
     )
-    if target is not dx:
-        dx[...] = target
     return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
 
@@ -441,7 +435,7 @@ def moments(x, *, axis=1, mask=None, num_threads=None):
     axes = geometry.view(x.shape, axis)
     count, mask = geometry.mask(mask, x, axis, axes[0] * axes[2], None)
     threads = geometry.thread_count("num_threads", num_threads)
-    mean, m2 = kernels.run(kernels.MOMENTS, axes, x, None, 1.0, threads, mask=mask)
+    mean, m2 = kernels.run(kernels.MOMENTS, axes, x, None, None, 1.0, threads, mask=mask)
     return Moments._of(count, mean, m2)
 
 

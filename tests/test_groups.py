@@ -203,6 +203,7 @@ X = np.ones((2, 4, 3), np.float32)
         (lambda: bnfast.group_norm_backward(X, X, bnfast.group_norm(X, 2)[1], y=X), ValueError, "y: got an array"),
         (lambda: bnfast.group_norm_backward(X, X, bnfast.moments(X)), TypeError, "moments: got"),
         (lambda: bnfast.group_norm_backward(X, X, None), TypeError, "moments: got None"),
+        (lambda: bnfast.group_norm_backward(X, X, bnfast.layer_norm(X[0, 0])[1]), TypeError, "moments: got Moments"),
         (lambda: bnfast.instance_norm_backward(X, X, bnfast.group_norm(X, 2)[1]), ValueError, "moments: got"),
         (lambda: bnfast.group_norm_backward(X[:1], X[:1], bnfast.group_norm(X, 2)[1]), ValueError, "moments: got"),
         (lambda: bnfast.group_norm_backward(None, X, bnfast.group_norm(X, 2)[1]), TypeError, "dy: got None"),

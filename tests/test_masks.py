@@ -355,7 +355,7 @@ def test_half_types_below_python(view):
 
 
 def run(op, norm, view, x, out, mask):
-    return kernels.run(op, view, x, out, 1e-5, 2, norm=norm, mask=mask)
+    return kernels.run(op, view, x, out, out, 1e-5, 2, norm=norm, mask=mask)
 
 
 def test_what_the_c_face_refuses():

@@ -77,6 +77,7 @@ class Case:
                 tuple(view),
                 wide[0],
                 out,
+                out,
                 1e-4,
                 1,
                 norm=norm,
