@@ -240,8 +240,7 @@ def _backward(dy, x, moments, each_channel, gamma, axis, eps, beta, activation, 
     _, x, dy, target, dx, gamma, beta, _, _, eps, threads = geometry.prepare(
         x, axis, dy, out, gamma, beta, mean, m2, eps, num_threads
     )
-    groups = x.shape[axis] if groups is None else groups
-    view, count = _plan(x.shape, axis, groups)
+    groups, view, count = _plan(x.shape, axis, groups)
     moments._belong_to((x.shape[0], groups), count)
     y, dresidual = geometry.gated(y, relu, x, dy, target)
     dgamma, dbeta = kernels.run(
@@ -296,8 +295,7 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
         x, axis, None, out, gamma, beta, None, None, eps, num_threads
     )
     relu, residual = geometry.is_relu(activation), geometry.addend(residual, x, target)
-    groups = x.shape[axis] if groups is None else groups
-    view, count = _plan(x.shape, axis, groups)
+    groups, view, count = _plan(x.shape, axis, groups)
     mean, m2 = kernels.run(
         op,
         view,
@@ -318,16 +316,17 @@ def _forward(x, groups, gamma, beta, axis, eps, activation, residual, out, num_t
 
 
 def _plan(shape, axis, groups):
-    """((outer, channels, inner) of one sample, values a statistic) of a shape."""
+    """(groups, (outer, channels, inner) of one sample, values a statistic). groups: None for each channel."""
+    axis = geometry.integer("axis", axis)
     if axis % len(shape) == 0:
         raise ValueError(f"axis: got {axis}, wants the channel axis; axis 0 are the samples")
     axis %= len(shape)
     channels = shape[axis]
-    groups = geometry.integer("groups", groups)
+    groups = channels if groups is None else geometry.integer("groups", groups)
     if not 0 <= groups < 1 << 31 or (channels % groups if groups else channels):
         raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
     outer, inner = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
     count = outer * inner * (channels // max(groups, 1))
     if count == 1 and shape[0]:
         raise ValueError(f"x: got one value a statistic (shape {shape}, {groups} groups), wants at least 2")
-    return (outer, channels, inner), count
+    return groups, (outer, channels, inner), count

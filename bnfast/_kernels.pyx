@@ -38,7 +38,6 @@ cdef extern from "numpy/arrayobject.h" nogil:
     int NPY_USERDEF
     bint PyArray_CheckExact(object)
     bint PyArray_ISCARRAY_RO(cnp.ndarray)
-    bint PyArray_ISNOTSWAPPED(cnp.ndarray)
     bint PyArray_ISWRITEABLE(cnp.ndarray)
 
 
@@ -91,12 +90,17 @@ cpdef bint any_negative(cnp.ndarray vector):
 
 cpdef bint plain(x):
     """Is this an exact ndarray, C-contiguous, aligned, of a native float type that the kernels take?"""
-    return PyArray_CheckExact(x) and PyArray_ISCARRAY_RO(x) and PyArray_ISNOTSWAPPED(x) and dtype_of(x) >= 0
+    return PyArray_CheckExact(x) and PyArray_ISCARRAY_RO(x) and dtype_of(x) >= 0
 
 
 def shared(a, b):
-    """Do two arrays share memory, or might they?"""
-    return overlap(a, b) if plain(a) and plain(b) else numpy.may_share_memory(a, b)
+    """Do two arrays share memory? Yes, too, where it would take long to find out."""
+    if plain(a) and plain(b):
+        return overlap(a, b)
+    try:
+        return numpy.shares_memory(a, b, max_work=10_000)
+    except numpy.exceptions.TooHardError:
+        return True
 
 
 cdef bint is_twin(a, cnp.ndarray x):

@@ -8,6 +8,7 @@ from . import _geometry as geometry
 from ._kernels import Fields, any_negative, merge
 
 _new = Fields.__new__
+_MOST = 1 << 63  # values: what the kernels count with
 
 
 class Moments(Fields):
@@ -47,8 +48,8 @@ class Moments(Fields):
 
     def __init__(self, count, mean, m2):
         count = geometry.integer("count", count)
-        if not 0 <= count < 1 << 63:
-            raise ValueError(f"count: got {count}, wants 0 or more")
+        if not 0 <= count < _MOST:
+            raise ValueError(f"count: got {count}, wants 0 to 2**63 - 1")
         mean = np.array(geometry.reals("mean", mean), np.float64)
         m2 = np.array(geometry.reals("m2", m2), np.float64)
         if mean.ndim != 1 or mean.shape != m2.shape:
@@ -102,7 +103,7 @@ class Moments(Fields):
         Raises
         ------
         TypeError, ValueError
-            If other is no Moments, or of another shape.
+            If other is no Moments, or of another shape, or has more values than can be counted.
 
         Examples
         --------
@@ -114,6 +115,8 @@ class Moments(Fields):
             raise TypeError(f"other: got {type(other).__name__}, wants Moments")
         if not self.mean.shape == self.m2.shape == other.mean.shape == other.m2.shape:
             raise ValueError(f"other: got statistics of shape {other.mean.shape}, wants {self.mean.shape}")
+        if self.count + other.count >= _MOST:
+            raise ValueError(f"other: got {other.count} values beside {self.count}, wants at most 2**63 - 1 in all")
         mean, m2 = self.mean.copy(), self.m2.copy()
         merge(self.count, mean, m2, other.count, other.mean, other.m2)
         return Moments._of(self.count + other.count, mean, m2)

@@ -60,7 +60,7 @@ def documented(shared):
     """A decorator that fills in the paragraphs which docstrings share."""
 
     def fill(thing):
-        for key, text in shared.items():
+        for key, text in shared.items() if thing.__doc__ else ():  # python -OO has none
             thing.__doc__ = thing.__doc__.replace("{" + key + "}", text)
         return thing
 

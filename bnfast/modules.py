@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
@@ -33,8 +34,8 @@ _SHARED = {
     "x": """x : ndarray
             The data: float16, bfloat16, float32 or float64. Kept by reference for backward().""",
     "out": """out : ndarray, optional
-            Where the result goes, of the shape and dtype of x. If it shares memory with x, backward() has nothing left
-            to work from and says so.""",
+            Where the result goes, of the shape and dtype of x. If it shares memory with x, or with a mask, backward()
+            has nothing left to work from and says so.""",
     "residual": """residual : ndarray, optional
             Added before the activation, of the shape and dtype of x; out may be it. If there is an activation, the
             result is then kept by reference too: leave it as it is until backward(), which returns (dx, dresidual).""",
@@ -58,11 +59,23 @@ _SHARED = {
 _documented = F.documented(_SHARED)
 
 
+_MOST = 1 << 59  # float64 in an array that NumPy can describe, whatever the memory
+
+
 def _size(name, value):
     value = geometry.integer(name, value)
-    if value < 0:
-        raise ValueError(f"{name}: got {value}, wants 0 or more")
+    if not 0 <= value <= _MOST:
+        raise ValueError(f"{name}: got {value}, wants 0 to 2**59")
     return value
+
+
+def _overwrites(out, arrays):
+    """Does out share memory with one of them, those there are?"""
+    if out is not None:
+        for array in arrays:
+            if array is not None and shared(out, array):
+                return True
+    return False
 
 
 def _real_type(dtype):
@@ -126,15 +139,18 @@ class _Norm:
         Raises
         ------
         RuntimeError
-            If there was no call yet, or x has been overwritten by it or by backward().
+            If there was no call yet, or x, or another array that was kept of it, has been overwritten by it or by
+            backward().
         TypeError, ValueError
             If an argument does not fit.
         """
         if self._saved is None:
-            raise RuntimeError("backward: no x to work from; call the object first, with an out that is not x")
+            raise RuntimeError(
+                "backward: no x to work from; call the object first, with an out that is neither x nor mask"
+            )
         x, saved = self._saved
         result, dgamma, dbeta = self._backward(dy, x, saved, out, num_threads)
-        if out is not None and any(kept is not None and shared(out, kept) for kept in self._kept(x, saved)):
+        if _overwrites(out, self._kept(x, saved)):
             self._saved = None
         self.dgamma = None if self.gamma is None else dgamma
         self.dbeta = None if self.beta is None else dbeta
@@ -290,7 +306,7 @@ class _ChannelNorm(_Norm):
             self._fits(x)  # with other channels, that is what is wrong, and not gamma
             raise
         added = residual is not None
-        if out is not None and shared(out, x):
+        if _overwrites(out, (x, mask)):
             self._saved = None
         else:
             self._saved = x, (statistics, y if added and self.activation else None, added, mask)
@@ -515,13 +531,14 @@ class BatchNorm(_ChannelNorm):
         return super().state_dict() | running
 
     def _fitting(self, name, value, old):
-        if name != "num_batches_tracked":
-            check = geometry.variance if name == "running_var" else geometry.statistic
-            return np.array(check(name, value, self.channels), old.dtype)
-        value = geometry.integer(name, value)
-        if not 0 <= value < 1 << 63:
-            raise ValueError(f"{name}: got {value}, wants 0 or more")
-        return value
+        if name == "num_batches_tracked":
+            value = geometry.integer(name, value)
+            if not 0 <= value < 1 << 63:
+                raise ValueError(f"{name}: got {value}, wants 0 to 2**63 - 1")
+            return value
+        if name == "running_var":
+            geometry.variance(name, value, self.channels)
+        return super()._fitting(name, value, old)
 
     def _take(self, new):
         self._running = tuple(new.pop(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
@@ -662,8 +679,8 @@ class _RowNorm(_Norm):
     def __init__(self, shape, eps, scale, shift, dtype):
         shape = shape if np.iterable(shape) else (shape,)
         self.shape = tuple(_size("shape", size) for size in shape)
-        if not self.shape:
-            raise ValueError("shape: got (), wants 1 or more sizes")
+        if not 1 <= len(self.shape) <= 64 or math.prod(max(size, 1) for size in self.shape) > _MOST:
+            raise ValueError(f"shape: got {self.shape}, wants 1 to 64 sizes, of 2**59 values at most")
         self._axes = -1 if len(self.shape) == 1 else tuple(range(-len(self.shape), 0))
         super().__init__(self.shape, eps, scale, shift, dtype)
 
@@ -678,7 +695,7 @@ class _RowNorm(_Norm):
         {returns}
         """
         y, saved = self._forward(x, out, num_threads)
-        self._saved = None if out is not None and shared(out, x) else (x, saved)
+        self._saved = None if _overwrites(out, (x,)) else (x, saved)
         return y
 
     def _fits(self, x):

@@ -36,7 +36,7 @@ static void take(int i) {
 static header *pushed_out(size_t room) {
     header *old = NULL;
     pthread_mutex_lock(&stock.lock);
-    if (stock.count && (stock.held + room > stock.limit || stock.count == BLOCKS)) {
+    if (stock.count && (stock.held + room > stock.limit || (room && stock.count == BLOCKS))) {
         old = stock.block[0];
         take(0);
     }

@@ -131,6 +131,7 @@ def test_normalize_backward(given, error, message):
     ("given", "error", "message"),
     [
         (dict(channels=-1), ValueError, "^channels: got -1"),
+        (dict(channels=10**30), ValueError, "^channels: got 1000"),
         (dict(channels=2.5), TypeError, "channels.*got 2.5"),
         (dict(momentum=-0.1), ValueError, "^momentum: got -0.1, wants 0 to 1"),
         (dict(momentum=1.1), ValueError, "^momentum: got 1.1"),
@@ -196,3 +197,6 @@ def test_merge():
         M.merge((1, V, V))
     with pytest.raises(ValueError, match=r"^other: got statistics of shape \(2,\), wants \(3,\)"):
         M.merge(bnfast.moments(X[:, :2]))
+    many = bnfast.Moments(1 << 62, V, V)
+    with pytest.raises(ValueError, match="^other: got 4611686018427387904 values beside"):
+        many.merge(many)

@@ -214,6 +214,22 @@ def test_bad_arguments(call, error, message):
         call()
 
 
+class Index:
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+def test_what_stands_for_an_integer():
+    x = np.random.default_rng(0).standard_normal((2, 4, 3))
+    y, moments = bnfast.group_norm(x, 2)
+    assert np.array_equal(bnfast.group_norm(x, Index(2), axis=Index(1))[0], y)
+    dx, _, _ = bnfast.group_norm_backward(x, x, moments)
+    assert np.array_equal(bnfast.group_norm_backward(x, x, moments, axis=Index(-2))[0], dx)
+
+
 @pytest.mark.parametrize("groups", [0, 1, 3])
 def test_no_channels(groups):
     """Nothing to normalize, whatever number of groups it makes none of."""

@@ -79,6 +79,14 @@ def test_the_limit_holds():
     assert held() == 0
 
 
+def test_a_new_limit_keeps_what_fits():
+    outputs = [bnfast.batch_norm(data(shape=(1, 16, 128, 128)))[0] for _ in range(40)]
+    outputs.clear()
+    kept = held()
+    bnfast.set_recycled_memory(64 << 20)
+    assert held() == kept >= 32 << 20
+
+
 def test_many_sizes_push_out_the_oldest():
     for n in range(1, 50):
         address = bnfast.batch_norm(data(shape=(n, 16, 128, 128)))[0].ctypes.data

@@ -1,6 +1,7 @@
 """The classes beside BatchNorm, what all of them share, and their files."""
 
 import io
+import math
 import pickle
 
 import numpy as np
@@ -85,6 +86,34 @@ def test_backward_without_x(name):
     norm(x, x)
     with pytest.raises(RuntimeError, match="^backward: no x"):
         norm.backward(x)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_backward_after_an_output_over_the_mask(mode):
+    x, dy, out = data()
+    positions = x.shape[:1] + x.shape[2:]
+    mask = out.view(np.bool_).reshape(-1)[: math.prod(positions)].reshape(positions)
+    mask[...] = True
+    mask[0] = False
+    norm = bnfast.BatchNorm(x.shape[1]).train(mode)
+    y = norm(x, mask=mask.copy())
+    assert same_bits(norm(x, out, mask=mask), y)
+    with pytest.raises(RuntimeError, match="^backward: no x"):
+        norm.backward(dy)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_backward_after_an_output_beside_x(name):
+    x, dy, _ = data()
+    both = np.concatenate([x, x], axis=1)
+    given, out = both[:, : x.shape[1]], both[:, x.shape[1] :]
+    norm = trained(name)
+    norm(x)
+    dx = norm.backward(dy)
+    norm(given, out)
+    for _ in range(2):
+        assert same_bits(norm.backward(dy, out), dx)
+    assert same_bits(given, x)
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -187,11 +216,12 @@ def test_state(name):
     assert same_state(norm, before)
 
 
-def test_state_after_parameters_of_integers():
-    norm = bnfast.LayerNorm(2)
-    norm.gamma = [1, 2]
-    norm.load_state_dict({"gamma": [0.5, 0.25], "beta": norm.beta})
-    assert norm.gamma.tolist() == [0.5, 0.25]
+@pytest.mark.parametrize("norm", [bnfast.LayerNorm(2), bnfast.BatchNorm(2)], ids=repr)
+@pytest.mark.parametrize("gamma", [[1, 2], np.ones(2, np.float16)], ids=["integers", "half"])
+def test_state_after_parameters_of_other_types(norm, gamma):
+    norm.gamma = gamma
+    norm.load_state_dict(norm.state_dict() | {"gamma": [0.1, 0.25]})
+    assert norm.gamma.tolist() == pytest.approx([0.1, 0.25], rel=1e-7)
 
 
 def same_state(norm, state):
@@ -342,6 +372,9 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
         (lambda: bnfast.Moments(2, [1.0], [-1.0]), ValueError, "^m2: got -1.0, wants 0 or more"),
         (lambda: bnfast.LayerNorm(()), ValueError, r"^shape: got \(\)"),
         (lambda: bnfast.LayerNorm((3, -1)), ValueError, "^shape: got -1"),
+        (lambda: bnfast.LayerNorm(1 << 62), ValueError, "^shape: got 46.*, wants 0 to"),
+        (lambda: bnfast.LayerNorm((1 << 40, 0, 1 << 40)), ValueError, "^shape: got .*, wants .* values at most"),
+        (lambda: bnfast.LayerNorm((1,) * 65), ValueError, "^shape: got .*, wants 1 to 64 sizes"),
         (lambda: bnfast.LayerNorm(3.0), TypeError, "^shape: got 3.0"),
         (lambda: bnfast.LayerNorm(3, dtype=int), TypeError, "^dtype: got int64"),
         (lambda: bnfast.LayerNorm(3, dtype="foo"), TypeError, "^dtype: got foo, wants float32 or float64"),

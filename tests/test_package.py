@@ -203,6 +203,12 @@ def test_every_norm_learns_the_digits(norm):
     assert accuracy > 0.6
 
 
+def test_without_docstrings():
+    done = subprocess.run([sys.executable, "-OO", "-m", "bnfast", "example"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run("example").stdout
+
+
 def test_an_unbuilt_tree_says_so(tmp_path):
     for path in (ROOT / "bnfast").glob("*.py"):
         (tmp_path / "bnfast").mkdir(exist_ok=True)

@@ -272,6 +272,15 @@ def test_infinite_mean_follows_ieee():
     assert y[0].tolist() == [-np.inf, np.inf, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_infinite_gamma_follows_ieee(dtype):
+    x = np.random.default_rng(0).standard_normal((50, 3)).astype(dtype)
+    y = bnfast.batch_norm(x, [np.inf, -np.inf, 1.0], [1.0, 2.0, 3.0])[0]
+    above = x > x.mean(axis=0)
+    assert np.array_equal(y[:, :2], np.where(above[:, :2], [np.inf, -np.inf], [-np.inf, np.inf]))
+    assert np.isfinite(y[:, 2]).all()
+
+
 @pytest.mark.parametrize("dtypes", list(itertools.product([np.float32, np.float64], repeat=3)))
 def test_dtypes(dtypes):
     x_type, vector_type, out_type = dtypes
