@@ -86,7 +86,8 @@ def set_recycled_memory(limit):
     An output that a function makes itself (no ``out=``), of 1 MiB or more, leaves its memory to later ones: they save
     the page faults of fresh memory, which at 100 MB take longer than the arithmetic. Its values are never reused. At
     the start the limit is what the environment variable BNFAST_RECYCLE says, in bytes, else 1 GiB or a sixteenth of
-    the machine's memory, whichever is less. When memory runs out what is kept is given back before a call fails.
+    the memory (the machine's, or what the control group allows), whichever is less. Where the system refuses a call
+    memory, what is kept is given back before the call fails.
 
     Parameters
     ----------

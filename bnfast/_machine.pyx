@@ -214,9 +214,9 @@ cdef void after_fork_in_child() noexcept nogil:
     fork_safe = machine_released
 
 
-def cgroup_cpus(root=""):
-    """The least CPU limit of this process's control groups and all above them, in whole CPUs rounded up; 0 if there is
-    none. Version 2 and version 1; `root` is where /proc and /sys lie, for the test."""
+def _cgroup_least(controller, limit, root):
+    """The least limit(folder, first) of this process's control groups and all above them, 0 if there is none; first: of
+    version 1. `root` is where /proc and /sys lie, for the test."""
     limits = []
     try:
         with open(f"{root}/proc/self/cgroup") as file:
@@ -225,28 +225,52 @@ def cgroup_cpus(root=""):
         lines = []
     # One line a hierarchy: "0::/path" is version 2, "4:cpu,cpuacct:/path" version 1.
     for _, names, path in [line.split(":", 2) for line in lines if line.count(":") > 1] or [("0", "", "/")]:
-        if names and "cpu" not in names.split(","):
+        if names and controller not in names.split(","):
             continue
         # In a container the path may be told as the host sees it, while its own group is mounted as the top.
-        for mount in ("cpu", names) if names else ("", "unified"):
+        for mount in (controller, names) if names else ("", "unified"):
             folder = f"/{path.strip('/')}"
             while folder is not None:
-                limits.append(_cpus_of(f"{root}/sys/fs/cgroup/{mount}{folder}", names != ""))
+                limits.append(limit(f"{root}/sys/fs/cgroup/{mount}{folder}", names != ""))
                 folder = folder.rpartition("/")[0] if folder else None
     return min(filter(None, limits), default=0)
 
 
-def _cpus_of(folder, first):
-    """The limit of one group alone, 0 if there is none; first: version 1."""
+def _numbers_in(folder, *names):
+    """Those in some files; 0 for what means that there is no limit. None where they cannot be read."""
     text = []
     try:
-        for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",):
+        for name in names:
             with open(f"{folder}/{name}") as file:
                 text += file.read().split()
-        allowed, period = [0 if word in ("max", "-1") else int(word) for word in text]
+        return [0 if word in ("max", "-1") else int(word) for word in text]
     except (OSError, ValueError):
+        return None
+
+
+def _cpus_of(folder, first):
+    """The CPU limit of one group alone, 0 if there is none."""
+    found = _numbers_in(folder, *(("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",)))
+    if found is None or len(found) != 2 or min(found) <= 0:
         return 0
-    return max(1, -(-allowed // period)) if allowed > 0 and period > 0 else 0
+    return max(1, -(-found[0] // found[1]))
+
+
+def _memory_of(folder, first):
+    """The memory limit of one group alone, 0 if there is none."""
+    found = _numbers_in(folder, "memory.limit_in_bytes" if first else "memory.max")
+    return max(found[0], 0) if found else 0
+
+
+def cgroup_cpus(root=""):
+    """Whole CPUs, rounded up, that the control groups allow; 0 without a limit."""
+    return _cgroup_least("cpu", _cpus_of, root)
+
+
+def memory_bytes(root=""):
+    """What this process may have: the machine's, or less if its control groups say so."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, _cgroup_least("memory", _memory_of, root) or machine)
 
 
 def _born_forked():

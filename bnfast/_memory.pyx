@@ -5,6 +5,8 @@ their data; only the way back differs. The handler is NumPy's current one for th
 """
 import os
 
+from ._machine import memory_bytes
+
 cimport numpy as cnp
 from libc.string cimport memset, strcpy
 
@@ -108,10 +110,10 @@ def release():
 
 
 def _first_limit():
-    """BNFAST_RECYCLE in bytes; else 1 GiB, but not more than a sixteenth of the memory."""
+    """BNFAST_RECYCLE in bytes; else 1 GiB, but not more than a sixteenth of the memory that this process may have."""
     text = os.environ.get("BNFAST_RECYCLE")
     if not text:
-        return min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16)
+        return min(1 << 30, memory_bytes() // 16)
     if not text.isdecimal() or int(text) >= 1 << 63:
         raise ImportError(f"BNFAST_RECYCLE={text!r}: wants a number of bytes, 0 to keep none")
     return int(text)

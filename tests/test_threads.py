@@ -165,9 +165,8 @@ CGROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", CGROUPS)
-def test_cpu_limit_of_the_control_group(name, tmp_path):
-    lines, groups, wanted = CGROUPS[name]
+def put_cgroups(tmp_path, lines, groups):
+    """Files as the kernel has them; lines: None for no list."""
     if lines is not None:
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(lines + "\n")
@@ -176,7 +175,34 @@ def test_cpu_limit_of_the_control_group(name, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
             (folder / file).write_text(text + "\n")
+
+
+@pytest.mark.parametrize("name", CGROUPS)
+def test_cpu_limit_of_the_control_group(name, tmp_path):
+    lines, groups, wanted = CGROUPS[name]
+    put_cgroups(tmp_path, lines, groups)
     assert _machine.cgroup_cpus(str(tmp_path)) == wanted
+
+
+ALL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("lines", "group", "file", "text", "wanted"),
+    [
+        ("0::/a/b", "a", "memory.max", "33554432", 32 << 20),
+        ("0::/a/b", "a/b", "memory.max", "max", ALL),
+        ("0::/a/b", "a/b", "memory.max", str(2 * ALL), ALL),
+        ("0::/a/b", "c", "memory.max", "33554432", ALL),
+        ("5:memory:/x", "memory/x", "memory.limit_in_bytes", "33554432", 32 << 20),
+        ("5:memory:/x", "memory/x", "memory.limit_in_bytes", "9223372036854771712", ALL),
+        ("5:cpu:/x", "memory/x", "memory.limit_in_bytes", "33554432", ALL),
+        ("0::/", "", "memory.max", "much", ALL),
+    ],
+)
+def test_memory_limit_of_the_control_group(lines, group, file, text, wanted, tmp_path):
+    put_cgroups(tmp_path, lines, {group: {file: text}})
+    assert _machine.memory_bytes(str(tmp_path)) == wanted
 
 
 OTHER = """
