@@ -8,14 +8,19 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """The wheel, built once."""
-    folder = tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory):
+    """The source distribution and the wheel that is built from it, once."""
+    folder = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, Path(__file__).parent.parent],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, Path(__file__).parent.parent],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("*.whl")
-    return found
+    (source,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return source, wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions):
+    return distributions[1]

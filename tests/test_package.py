@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def test_wheel(wheel):
         for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_points", "_call", "_kernels")
     }
     assert wheel.stat().st_size < 1 << 20
+
+
+def test_source_distribution(distributions):
+    """All that is in the repository."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(distributions[0]) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {name for name in names if name in ("PKG-INFO", "setup.cfg") or name.startswith("bnfast.egg-info/")}
+    assert names - made == set(listed.stdout.split())
 
 
 def run(*arguments, **env):
