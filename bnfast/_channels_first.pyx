@@ -387,7 +387,7 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
         size = min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * inputs(j) + 1)))
     if size > FINISHED:
         size -= size % FINISHED
-    return max(size // j.share, 1) * j.share
+    return min(max(size // j.share, 1) * j.share, j.channels)
 
 
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
