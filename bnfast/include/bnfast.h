@@ -9,10 +9,10 @@
      bnfast_normalize_backward dy, x, mean, var -> out = dx, dgamma, dbeta
 
    Each returns BNFAST_OK, or says what is wrong with the call and has then written nothing. They allocate no memory for
-   data, keep nothing of a call, never call Python, and may be called from any thread, with or without the GIL, and from
-   several at once if no call writes what another uses (a workspace belongs to one call at a time). Inside an OpenMP
-   parallel region they use the calling thread alone. Results have the same bits for any number of threads (of a NaN,
-   only that it is one).
+   data, keep nothing of a call, never call Python, and may be called from any thread that has 32 KiB of stack left, with
+   or without the GIL, and from several at once if no call writes what another uses (a workspace belongs to one call at
+   a time). Inside an OpenMP parallel region they use the calling thread alone. Results have the same bits for any number
+   of threads (of a NaN, only that it is one).
 
      #include <Python.h>
      #include <bnfast.h>                    compile with -I$(python -c "import bnfast; print(bnfast.get_include())")
@@ -116,10 +116,11 @@ typedef struct {
     const void *residual; /* forward, normalize: added before the ReLU; NULL: none */
     const void *y;        /* backward through residual and ReLU: what forward wrote; its sign says where the ReLU shut */
     void *out;            /* the result: y forward, dx backward */
-    void *dresidual;      /* backward, if y is given: gradient by the residual; may be dy or y itself */
+    void *dresidual;      /* backward, if y is given: gradient by the residual; may be dy or y itself. (Without a ReLU
+                             there is no y, and that gradient is dy) */
 
-    const void *gamma, *beta; /* scale and shift; NULL: 1 and 0. Backward needs beta only if relu and no y */
-    void *dgamma, *dbeta;     /* backward: gradients by them; NULL: not wanted */
+    const void *gamma, *beta; /* scale and shift; NULL: 1 and 0. Backward needs beta only if relu and no y; RMS never */
+    void *dgamma, *dbeta;     /* backward: gradients by them; NULL: not wanted. (RMS: dbeta is the sum of dy) */
     double *mean, *m2;        /* each statistic's mean and summed squared deviation: written by moments and forward, read
                                  by backward. channels of them; samples*groups for group norm. The biased variance is m2
                                  over the number of values that share the statistic */
