@@ -313,17 +313,27 @@ cdef job nth_sample(const job *j, int64_t sample, char *room) noexcept nogil:
     return own
 
 
-cdef inline bint samples_apart(const job *j) noexcept nogil:
-    """Does each thread take samples of its own?"""
-    return j.threads > 1 and j.samples >= j.threads
+cdef int64_t samples_apart(const job *j) noexcept nogil:
+    """How many samples the threads take whole, each its own. All threads work on each of the others: those that are
+    left over, unless they are so small that this would take longer, and all if there are fewer than threads."""
+    if j.threads == 1 or j.samples < j.threads:
+        return 0
+    if threads_for(j.outer * j.channels * j.inner // 2, j.threads) == 1:
+        return j.samples
+    return j.samples // j.threads * j.threads
+
+
+cdef int64_t room_apart(const job *j) noexcept nogil:
+    """For a thread with a sample of its own."""
+    cdef job own = j[0]
+    own.threads = 1
+    return schedule_room(&own)
 
 
 cdef int64_t job_room(const job *j) noexcept nogil:
-    cdef job one = j[0]
-    if samples_apart(j):
-        one.threads = 1
-        return schedule_room(&one) * j.threads
-    return schedule_room(&one)
+    """For either way; fewer threads than there are samples never want more."""
+    cdef int64_t room = schedule_room(j)
+    return max(room, room_apart(j) * min(j.threads, j.samples)) if j.samples > 1 and j.threads > 1 else room
 
 
 cdef void do_samples(const job *j, int64_t first, int64_t last, int threads, char *room) noexcept nogil:
@@ -337,15 +347,26 @@ cdef void do_samples(const job *j, int64_t first, int64_t last, int threads, cha
 
 cdef void do_job(const job *j) noexcept nogil:
     cdef int t
-    cdef int64_t size
+    cdef int64_t apart, size
     if j.samples == 1:
         schedule(j)
-    elif samples_apart(j):
-        size = job_room(j) // j.threads
+        return
+    apart = samples_apart(j)
+    if apart:
+        size = room_apart(j)
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            do_samples(j, job_part(j, j.samples, t), job_part(j, j.samples, t + 1), 1, j.room + t * size)
-    else:
-        do_samples(j, 0, j.samples, j.threads, j.room)
+            do_samples(j, job_part(j, apart, t), job_part(j, apart, t + 1), 1, j.room + t * size)
+    do_samples(j, apart, j.samples, j.threads, j.room)
+
+
+def samples_alone(samples, tuple view, threads):
+    """How many of the samples each thread has for itself, and how many all share: the partition alone, for its test."""
+    cdef job j
+    cdef int t
+    j.samples, j.threads = samples, threads
+    j.outer, j.channels, j.inner = view
+    apart = samples_apart(&j)
+    return [job_part(&j, apart, t + 1) - job_part(&j, apart, t) for t in range(threads)], samples - apart
 
 
 cdef int64_t own_sums(const bnfast_call *c, const job *j) noexcept nogil:
@@ -465,7 +486,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         j.var_count = j.count
     j.threads = granted(j.threads)
     need = bytes_for(&c, &j)
-    while need > c.workspace_size and j.threads > 1:  # the default may have grown since the workspace was made
+    while need > c.workspace_size and j.threads > 1:  # the default has grown since the workspace was made
         j.threads -= 1
         need = bytes_for(&c, &j)
     if need:
