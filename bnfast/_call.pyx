@@ -58,17 +58,25 @@ from ._job cimport (
     job_line_bytes,
     job_look_at_mask,
     job_part,
-    job_part_in,
+    job_part_lines,
     job_pass,
     job_real,
     job_set,
     job_vector,
 )
-from ._machine cimport ROWS_FROZEN, ROWS_LINE, granted, llc_bytes, rows_type, table, threads_for
+from ._machine cimport granted, llc_bytes, table, threads_for
+from ._rows cimport ROWS_FROZEN, ROWS_LINE, rows_type
 
 cdef extern from *:
     """
     #include <bnfast.h>
+    #include "rows.h"
+    _Static_assert((int)ROWS_F32 == BNFAST_FLOAT32 && (int)ROWS_F64 == BNFAST_FLOAT64 &&
+                       (int)ROWS_F16 == BNFAST_FLOAT16 && (int)ROWS_BF16 == BNFAST_BFLOAT16,
+                   "rows.h and bnfast.h count the types in one order");
+    _Static_assert(BNFAST_MOMENTS == 0 && BNFAST_FORWARD == 1 && BNFAST_NORMALIZE == 2 && BNFAST_BACKWARD == 3 &&
+                       BNFAST_NORMALIZE_BACKWARD == 4,
+                   "passes[] is in this order");
     /* What a bnfast_call had in the first version: a caller that was compiled against that gives no more. */
     enum { FIRST_CALL = offsetof(bnfast_call, workspace_size) + sizeof(int64_t) };
     """
@@ -76,11 +84,11 @@ cdef extern from *:
         FIRST_CALL
 
 cdef enum:
-    SMALL = 1 << 11   # doubles of scratch that fit the stack
+    STACK = 1 << 11   # doubles of scratch that fit the stack
     ARRAYS = 16       # that a call has
 
 cdef job_pass[5] passes
-passes[:] = [JOB_MOMENTS, JOB_TRAIN, JOB_INFER, JOB_GRAD, JOB_GRAD_FROZEN]  # BNFAST_MOMENTS, ...
+passes[:] = [JOB_MOMENTS, JOB_TRAIN, JOB_INFER, JOB_GRAD, JOB_GRAD_FROZEN]
 
 cdef const char *messages[BNFAST_STATUSES + 1]
 messages[:] = [
@@ -170,11 +178,11 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.period = j.channels
     j.points, j.about_zero = points, c.norm == BNFAST_RMS
     j.relu = 0 if not c.relu else ROWS_FROZEN if op == BNFAST_NORMALIZE_BACKWARD else 1
-    j.op = table(<rows_type> c.dtype)  # both count float32, float64, float16, bfloat16
+    j.op = table(<rows_type> c.dtype)
     j.eps = c.eps
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
     j.var_count = 1
-    j.mask, j.first = NULL, 0
+    j.mask, j.first = NULL, 0  # run() knows better
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples
         j.samples = 1
@@ -383,7 +391,7 @@ cdef int64_t own_params(const job *j) noexcept nogil:
 
 cdef int64_t bytes_for(const bnfast_call *c, const job *j) noexcept nogil:
     cdef int64_t bytes = 2 * own_sums(c, j) + 2 * own_params(j) + job_room(j)
-    return bytes + ROWS_LINE if bytes > SMALL * <int64_t> sizeof(double) else 0  # from a whole line on
+    return bytes + ROWS_LINE if bytes > STACK * <int64_t> sizeof(double) else 0  # from a whole line on
 
 
 cdef job_vector vector(const void *data, bint wide) noexcept nogil:
@@ -421,7 +429,7 @@ cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
         j.op.gate(c.dresidual, c.dy, c.y, size)
         return
     for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-        first, last = job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1)
+        first, last = job_part_lines(j, size, t), job_part_lines(j, size, t + 1)
         j.op.gate(<char *> c.dresidual + first * item, <const char *> c.dy + first * item,
                   <const char *> c.y + first * item, last - first)
 
@@ -442,40 +450,60 @@ cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
             c.mean[i] = c.m2[i] = 0
 
 
+cdef void point_to_arrays(int op, const bnfast_call *c, job *j) noexcept nogil:
+    """The arrays of a call, to its job."""
+    cdef bint wide = c.param_dtype == BNFAST_FLOAT64, frozen = op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
+    j.x, j.dy, j.res, j.out = <char *> c.x, <char *> c.dy, <char *> c.residual, <char *> c.out
+    if job_has_dy(j):
+        j.res = NULL
+    else:
+        j.dy = NULL
+    j.gamma, j.beta = vector(c.gamma, wide), vector(c.beta, wide)
+    if c.norm == BNFAST_RMS:
+        j.beta.data = NULL
+    j.mean, j.var = vector(c.mean, True), vector(c.var if frozen else c.m2, True)
+    j.dgamma, j.dbeta = vector(c.dgamma, wide), vector(c.dbeta, wide)
+    j.mask = c.mask
+
+
+cdef int get_room(const bnfast_call *c, job *j, char *stack) noexcept nogil:
+    """j.room, from a whole line on: the call's workspace, or stack[STACK + 8] if that is enough."""
+    cdef int64_t need, size = max(c.workspace_size, 0)
+    j.threads = granted(j.threads)
+    need = bytes_for(c, j)
+    while need > size and j.threads > 1:  # the default has grown since the workspace was made
+        j.threads -= 1
+        need = bytes_for(c, j)
+    if need > size:
+        return BNFAST_SMALL_WORKSPACE
+    if need and c.workspace == NULL:
+        return BNFAST_MISSING
+    j.room = <char *> c.workspace if need else stack
+    j.room += -<size_t> j.room % ROWS_LINE
+    return BNFAST_OK
+
+
 cdef int run(int op, const bnfast_call *given) noexcept nogil:
     cdef bnfast_call c
     cdef job j
-    cdef double[SMALL + 8] small  # and a line to begin with a whole one
-    cdef char *room = <char *> small
+    cdef double[STACK + 8] stack  # and a line to begin with a whole one
     cdef int status = describe(op, given, &c, &j)
-    cdef int64_t need, size
-    cdef bint wide, shut
+    cdef int64_t size, own
+    cdef bint gated
     cdef job_vector dgamma, dbeta
     if status == BNFAST_OK:
         status = look_through(op, &c, &j)
     if status != BNFAST_OK:
         return status
-    shut = job_has_dy(&j) and c.y != NULL
-    if shut:  # before the rest, for which there is no ReLU then
+    gated = job_has_dy(&j) and c.y != NULL
+    if gated:  # by y, before the rest, for which there is no ReLU then
         j.relu = 0
-    wide = c.param_dtype == BNFAST_FLOAT64
-    j.x, j.dy, j.res, j.out = <char *> c.x, <char *> c.dy, <char *> c.residual, <char *> c.out
-    if job_has_dy(&j):
-        j.res = NULL
-    else:
-        j.dy = NULL
-    j.gamma, j.beta = vector(c.gamma, wide), vector(c.beta, wide)
-    j.mean = vector(c.mean, True)
-    j.var = vector(c.var if op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD else c.m2, True)
-    j.dgamma, j.dbeta = vector(c.dgamma, wide), vector(c.dbeta, wide)
-    if c.norm == BNFAST_RMS:
-        j.beta.data = NULL
+    point_to_arrays(op, &c, &j)
     size = c.samples * c.outer * c.channels * c.inner
     if size == 0:
         nothing(&c, &j)
         return BNFAST_OK
-    if c.mask != NULL:
-        j.mask = c.mask
+    if j.mask != NULL:
         job_look_at_mask(&j)
     if j.count == 1 and op == BNFAST_FORWARD and not j.points:
         return BNFAST_BAD_COUNT
@@ -484,32 +512,23 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         return BNFAST_OK
     if op == BNFAST_BACKWARD:
         j.var_count = j.count
-    j.threads = granted(j.threads)
-    need = bytes_for(&c, &j)
-    while need > c.workspace_size and j.threads > 1:  # the default has grown since the workspace was made
-        j.threads -= 1
-        need = bytes_for(&c, &j)
-    if need:
-        if need > c.workspace_size:
-            return BNFAST_SMALL_WORKSPACE
-        if c.workspace == NULL:
-            return BNFAST_MISSING
-        room = <char *> c.workspace
-    room += -<size_t> room % ROWS_LINE
+    status = get_room(&c, &j, <char *> stack)
+    if status != BNFAST_OK:
+        return status
     if j.points:
-        put_params(&j.gamma, &j, 1, room)
-        put_params(&j.beta, &j, 0, room + own_params(&j))
-        room += 2 * own_params(&j)
+        put_params(&j.gamma, &j, 1, j.room)
+        put_params(&j.beta, &j, 0, j.room + own_params(&j))
+        j.room += 2 * own_params(&j)
     dgamma, dbeta = j.dgamma, j.dbeta
-    if own_sums(&c, &j):
-        j.dgamma, j.dbeta = vector(room, True), vector(room + own_sums(&c, &j), True)
-        room += 2 * own_sums(&c, &j)
-    if shut:
+    own = own_sums(&c, &j)
+    if own:
+        j.dgamma, j.dbeta = vector(j.room, True), vector(j.room + own, True)
+        j.room += 2 * own
+    if gated:
         gate(&c, &j, size)
         j.dy = <char *> c.dresidual
-    j.room = room
     do_job(&j)
-    if own_sums(&c, &j):
+    if own:
         add_up(&j, c.samples, c.channels, j.dgamma, dgamma)
         add_up(&j, c.samples, c.channels, j.dbeta, dbeta)
     return BNFAST_OK

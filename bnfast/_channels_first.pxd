@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from ._job cimport job
-from ._machine cimport rows_also, rows_coefs
+from ._rows cimport rows_also, rows_coefs
 
 
 cdef struct cut:

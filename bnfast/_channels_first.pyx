@@ -38,12 +38,13 @@ from ._job cimport (
     job_kept,
     job_lines,
     job_part,
-    job_part_in,
+    job_part_lines,
     job_real,
     job_shifts,
     job_two_sweeps,
 )
-from ._machine cimport ROWS_FAR, ROWS_LANES, ROWS_LINE, ROWS_SOON, ROWS_WRAP, fence, l2_bytes, rows_also, rows_coefs
+from ._machine cimport fence, l2_bytes
+from ._rows cimport ROWS_FAR, ROWS_LANES, ROWS_PAGE, ROWS_SOON, ROWS_WRAP, rows_also, rows_coefs
 
 cdef enum:
     CHUNK = 1 << 12  # elements in a chunk, at most, unless they are too MANY: it fits the first-level cache
@@ -52,14 +53,13 @@ cdef enum:
     FEW = 1 << 10    # chunks in an array, at least, if they are not smaller than that
     MANY = 1 << 13   # and in a channel, at most
     WALK = 1 << 15   # bytes that lie together, which normalizing wants at least
-    PAGE = 1 << 12   # bytes that the CPU fetches ahead of a walk, at most
     FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
     SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
     FLAT = 3         # unless a channel has fewer of them than their elements / FLAT,
     STRIP = 1 << 11  # so many lanes together, half as many backward: L1 holds their coefficients
     KNOWN = 1 << 11  # channels whose coefficients inference makes at a time: L2 holds them beside data
-    SMALL = 1 << 15  # bytes of coefficients that L1 holds beside data
+    HELD = 1 << 15   # bytes of coefficients that L1 holds beside data
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
 ctypedef enum counts:
@@ -383,7 +383,7 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
     more, until it is a page long."""
     cdef int64_t row = j.inner * j.op.item, size
     size = STRIP // inputs(j) // j.inner if lanes else min(WALK // row, GROUP)
-    if row >= PAGE or is_held(j):
+    if row >= ROWS_PAGE or is_held(j):
         size = min(size, l2_bytes() * 3 // 4 // (j.outer * row * (2 * inputs(j) + 1)))
     if size > FINISHED:
         size -= size % FINISHED
@@ -521,7 +521,7 @@ cdef bint one_strip(const job *j) noexcept nogil:
     """Does inference take its rows as lanes, all of a sample's, unless there is a mask? If L1 holds their coefficients;
     or L2, which is slower, but not than the shortest rows."""
     cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
-    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else SMALL)
+    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else HELD)
 
 
 cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:
@@ -574,7 +574,7 @@ cdef void infer(const job *j) noexcept nogil:
         infer_span(j, 0, size, <double *> j.room)
     else:
         for t in prange(j.threads, num_threads=j.threads, schedule="static"):
-            infer_span(j, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1),
+            infer_span(j, job_part_lines(j, size, t), job_part_lines(j, size, t + 1),
                        <double *> j.room + t * room)
 
 

@@ -35,14 +35,15 @@ from ._job cimport (
     job_line_bytes,
     job_lines,
     job_part,
-    job_part_in,
+    job_part_lines,
     job_power,
     job_real,
     job_shifts,
     job_stretch,
     job_tree,
 )
-from ._machine cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_TILE, ROWS_WRAP, fence, llc_bytes, table
+from ._machine cimport fence, llc_bytes, table
+from ._rows cimport ROWS_F32, ROWS_FAR, ROWS_LINE, ROWS_PAGE, ROWS_TILE, ROWS_WRAP
 
 cdef enum:
     WIDE = 2048       # lanes that folding may make
@@ -54,7 +55,6 @@ cdef enum:
     ALONE = 1 << 11   # channels, at least, that are finished by all threads: until then to meet once more takes longer
     PIECE = 1 << 15   # elements that the second sweep writes at a time
     TILE = 1 << 12    # bytes of lanes whose coefficients L1 holds beside data
-    PAGE = 1 << 12    # bytes after which a CPU takes two addresses for the same, until it has looked at all of them
 
 
 cdef struct plan:
@@ -202,12 +202,11 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
     cdef int64_t c, f
     if job_has_sums(j) and p.fold == 1:
         merge(j, p, first, last)
-    for c in range(first, last):
+    for c in range(first, last if job_has_sums(j) else first):
         sums[0] = sums[1] = 0
-        if job_has_sums(j):
-            for f in range(p.fold):
-                sums[0] += p.sums[f * j.channels + c]
-                sums[1] += p.sums[p.lanes + f * j.channels + c]
+        for f in range(p.fold):
+            sums[0] += p.sums[f * j.channels + c]
+            sums[1] += p.sums[p.lanes + f * j.channels + c]
         sums += 2
     if job_is_given(j) and not (j.relu and job_has_dy(j)):  # gates want theirs before: run()
         job_given(j, first, (last - first) // j.share, k, j.channels)
@@ -285,7 +284,7 @@ cdef void apply_part(const job *j, const plan *p, int64_t first, int64_t last) n
 cdef void apply_share(const job *j, const plan *p, int64_t t) noexcept nogil:
     """Thread t's part of the output."""
     cdef int64_t size = j.outer * j.channels
-    apply_part(j, p, job_part_in(j, ROWS_LINE, size, t), job_part_in(j, ROWS_LINE, size, t + 1))
+    apply_part(j, p, job_part_lines(j, size, t), job_part_lines(j, size, t + 1))
 
 
 cdef void apply_all(const job *j, const plan *p) noexcept nogil:
@@ -327,14 +326,13 @@ cdef int64_t doubles(const job *j, const plan *p) noexcept nogil:
 cdef int64_t in_step(const job *j) noexcept nogil:
     """The power of 2 bytes, at most a page, modulo which all rows of the output begin at one address; 0 if that is
     little, or if their coefficients, which are of another size, do not keep step with them."""
-    cdef int64_t row = j.channels * j.op.item, power = min(row & -row, PAGE)
-    return power if power >= PAGE // 4 and j.op.item == job_real(j) else 0
+    cdef int64_t row = j.channels * j.op.item, power = min(row & -row, ROWS_PAGE)
+    return power if power >= ROWS_PAGE // 4 and j.op.item == job_real(j) else 0
 
 
 cdef int64_t shifted(const job *j, const char *coefs) noexcept nogil:
-    """Bytes by which to shift coefficients. They are loaded in step with storing the output, and a load waits for
-    stores to where the last 12 bits of the address are the same (recycle.c says why): so they go where they are
-    farthest from it."""
+    """Bytes by which to shift coefficients. They are loaded in step with storing the output, and because of 4K aliasing
+    (rows.h) go where they are farthest from it."""
     cdef int64_t period = in_step(j)
     if not period:
         return 0

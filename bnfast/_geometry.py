@@ -50,7 +50,7 @@ def _view(shape, axis):
         raise ValueError(f"axis: got {axis}, wants {-len(shape)} to {len(shape) - 1} for shape {shape}")
     index = axis % len(shape)
     outer, channels, inner = math.prod(shape[:index]), shape[index], math.prod(shape[index + 1 :])
-    # One channel is one run; nothing follows the channels: each row is a row of lanes.
+    # All of one channel is one run.
     return (1, 1, outer * inner) if channels == 1 and outer * inner else (outer, channels, inner)
 
 

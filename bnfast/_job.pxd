@@ -1,7 +1,7 @@
 """The C description of one call (src/job.h), and how its work is shared out (src/share.h)."""
 from libc.stdint cimport int64_t, uint8_t
 
-from ._machine cimport rows_table
+from ._rows cimport rows_table
 
 
 cdef extern from "job.h" nogil:
@@ -83,6 +83,7 @@ cdef extern from "share.h" nogil:
 
     int64_t job_part(const job *, int64_t, int64_t)
     int64_t job_part_in(const job *, int64_t, int64_t, int64_t)
+    int64_t job_part_lines(const job *, int64_t, int64_t)
     int64_t job_power(int64_t)
     void job_add_own(const job *, const job_tree *, int64_t)
     void job_add_rest(const job *, const job_tree *, int64_t, int64_t)

@@ -1,4 +1,9 @@
-"""From checked arrays to a call of the C face (_call.pyx), and back. The arrays are trusted: _geometry checks."""
+"""From arrays to a call of the C face (_call.pyx), and back.
+
+Two ways: run() trusts what _geometry has checked; run_if_ready() is the common call, whose quick look says whether
+there is anything for _geometry to convert or refuse. And what goes with either: Moments' fields, the step of the
+running averages.
+"""
 import numpy
 
 cimport numpy as cnp

@@ -15,6 +15,8 @@ import re
 
 from libc.stdint cimport int64_t
 
+from ._rows cimport rows_available, rows_fence, rows_isa, rows_select, rows_table, rows_type
+
 cdef extern from *:
     """
     #include <dlfcn.h>

@@ -45,7 +45,8 @@ from ._job cimport (
     job_set,
     job_tree,
 )
-from ._machine cimport ROWS_SOON, ROWS_WRAP, fence, l2_bytes
+from ._machine cimport fence, l2_bytes
+from ._rows cimport ROWS_SOON, ROWS_WRAP
 
 cdef enum:
     TALL = 32        # rows in a chunk, at least: what it adds up is then small beside it
@@ -55,7 +56,7 @@ cdef enum:
     GROUP = 64       # rows worked together, at most
     SPREAD = 4       # chunks for each thread that are enough to share them out whole
     RANGE = 1 << 10  # elements of dgamma that are shared out together
-    SMALL = 112      # maps of fewer elements are summed a group at a time,
+    MAP = 112        # maps of fewer elements are summed a group at a time,
     WIDE = 1 << 6    # if a group has so many, at least, as it is a row then
     FLAT = 4         # samples in a chunk of maps, at least
     STEEP = 16       # and at most
@@ -215,7 +216,7 @@ cdef bint are_small(const job *j) noexcept nogil:
     """Is it a group norm of small maps, and enough samples? By shape alone. A ReLU is taken back channel by channel."""
     return (
         j.op_pass == JOB_GRAD and j.outer == 1 and j.share > 1 and not j.relu
-        and 1 < j.inner < SMALL and j.share * j.inner >= WIDE and j.channels >= FLAT * j.period
+        and 1 < j.inner < MAP and j.share * j.inner >= WIDE and j.channels >= FLAT * j.period
     )
 
 

@@ -1,4 +1,4 @@
-/* Which table this CPU gets. A new ISA is a row in each of the two lists here and a file rows_<isa>.c. */
+/* Which table this CPU gets. A new ISA is a row in the list here and a file rows_<isa>.c. */
 #include "rows.h"
 
 #include <stddef.h>
@@ -10,19 +10,34 @@
 
 extern const rows_isa rows_generic, rows_avx2, rows_avx512, rows_neon;
 
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+static int with_avx512(void) { return __builtin_cpu_supports("avx512f") != 0; }
+/* F16C too, which every CPU with AVX2 has; clang cannot ask for it. */
+static int with_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+static const struct {
+    const rows_isa *isa;
+    int (*is_there)(void);
+} known[] = {
+#if defined(__x86_64__)
+    {&rows_avx512, with_avx512},
+    {&rows_avx2, with_avx2},
+#elif defined(__aarch64__)
+    {&rows_neon, always},
+#endif
+    {&rows_generic, always},
+};
+
 const rows_isa *rows_available(int i) {
-    const rows_isa *found[4];
-    int n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) found[n++] = &rows_avx512;
-    /* F16C too, which every CPU with AVX2 has; clang cannot ask for it. */
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &rows_avx2;
-#elif defined(__aarch64__)
-    found[n++] = &rows_neon;
 #endif
-    found[n++] = &rows_generic;
-    return i >= 0 && i < n ? found[i] : NULL;
+    for (size_t n = 0; n < sizeof known / sizeof *known; n++)
+        if (known[n].is_there() && i-- == 0) return known[n].isa;
+    return NULL;
 }
 
 const rows_isa *rows_select(const char *name) {

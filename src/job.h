@@ -34,7 +34,7 @@ typedef struct {
 typedef struct job {
     job_pass pass;
     int threads;                         /* at least 1 */
-    int stream;                          /* write `out` past the cache */
+    int stream;                          /* write `out` past the cache; JOB_MOMENTS: x comes from memory */
     int relu;                            /* out = max(out, 0); backward, dy is gated, as rows.h says */
     int points;                          /* gamma and beta have `inner` values, of the type computed with, both present */
     int about_zero;                      /* the mean counts as 0 (RMS) */
@@ -55,7 +55,7 @@ typedef struct job {
     char *room;                          /* scratch: the bytes of the schedule's room(), from a cache line on */
 } job;
 
-enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* rows.h says what they are */
+enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* k[0] to k[7] of rows.h, of which the sweeps read k[0] to k[5] at most */
 /* Doubles between the scratch of two threads: neighbouring lines, which a CPU fetches together, make one wait. */
 enum { JOB_APART = 4 * ROWS_LINE / sizeof(double) };
 

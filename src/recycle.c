@@ -11,9 +11,10 @@
 
 enum { BLOCKS = 32, UNIT = 1 << 16, HUGE_PAGE = 1 << 21 };
 
-/* Bytes before the caller's. Large arrays of malloc, and so of NumPy, begin 16 bytes into a page. A CPU takes a load for
-   one of what it has just stored, and waits, if the last 12 bits of their addresses agree; so an output that began a
-   little further into its page would stop the loads of each sweep that makes it from such an array. */
+/* Bytes before the caller's, because of 4K aliasing: a CPU takes a load for one of what it has just stored, and waits,
+   if the last 12 bits of their addresses agree. Large arrays of malloc, and so of NumPy, begin 16 bytes into a page; an
+   output that began a little further into its page would stop the loads of each sweep that makes it from such an
+   array. */
 enum { HEADER = 3840 };
 
 typedef struct {

@@ -12,13 +12,20 @@
      and addition gives the same bits, wide or narrow. (The generic one rounds the products of its sums.)
    - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
    - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
-   - ahead: how many elements further on to prefetch what is read, which need not exist. Sums always do, also backwards;
-     runs that are written do unless it is 0; lanes that are written do if it is above 0, and unless they are streamed
+   - ahead: how many elements further on to prefetch what is read, which need not exist. Sums of runs that have
+     ROWS_LANES elements always do, also backwards (those of lanes fetch the next rows of themselves); runs that are
+     written do unless it is 0; lanes that are written do if it is above 0, and unless they are streamed
      their output as well; below 0 it says that they come from memory, or soon might. Rows that are written together
      fetch the next ones.
    - No allocation, no error, no state: any thread may call anything.
 
    Half types are widened to float as they are read, and narrowed once as they are written.
+
+   Words used here and in the schedules, and what the literature calls them: "past the cache" is a non-temporal, or
+   streaming, store; "to fetch" a software prefetch. 4K aliasing: a CPU takes a load for one of what it has just stored,
+   and waits until it knows better, if the last 12 bits of their addresses agree; so what is loaded in step with an output
+   is placed away from it (recycle.c, shifted() of channels last). Lines between two threads' memory are against false
+   sharing, also by the prefetch of neighbouring lines (JOB_APART).
 
    Coefficients k of a statistic, float64 holding values that the type computed with can represent:
 
@@ -32,6 +39,8 @@
 
 enum { ROWS_LANES = 32 };     /* logical lanes of a sum, whatever the vector */
 enum { ROWS_LINE = 64 };      /* bytes in a cache line */
+enum { ROWS_PAGE = 1 << 12 }; /* bytes in a page, where the CPU's own prefetch ends; the sets of the first-level cache
+                                 repeat after so many, and addresses alias */
 enum { ROWS_WRAP = 128 };     /* bytes that coefficients of lanes go on for after the last lane */
 enum { ROWS_TILE = 16 };      /* lanes that fill vectors in every ISA: rows of a multiple of them are best */
 enum { ROWS_FAR = 1 << 14 };  /* bytes that a sweep through memory fetches ahead of what it reads */

@@ -13,6 +13,9 @@ static inline int64_t job_part_in(const job *j, int64_t size, int64_t n, int64_t
     return start < n ? start : n;
 }
 
+/* The same of elements: in pieces of so many that they are whole cache lines, of any type. */
+static inline int64_t job_part_lines(const job *j, int64_t n, int64_t t) { return job_part_in(j, ROWS_LINE, n, t); }
+
 /* The largest power of 2 that is not above n, which is at least 1. */
 static inline int64_t job_power(int64_t n) {
     int64_t power = 1;
