@@ -28,6 +28,14 @@ def integer(name, value, wants="an integer"):
         raise TypeError(f"{name}: got {value!r}, wants {wants}") from None
 
 
+def divisor(groups, channels):
+    """The number of groups, which cuts the channels into equal parts; of no channels, whatever it is."""
+    groups = integer("groups", groups)
+    if not 0 <= groups < 1 << 31 or (channels % groups if groups else channels):
+        raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
+    return groups
+
+
 def real(name, value, wants):
     if type(value) is float:
         return value

@@ -322,9 +322,7 @@ def _plan(shape, axis, groups):
         raise ValueError(f"axis: got {axis}, wants the channel axis; axis 0 are the samples")
     axis %= len(shape)
     channels = shape[axis]
-    groups = channels if groups is None else geometry.integer("groups", groups)
-    if not 0 <= groups < 1 << 31 or (channels % groups if groups else channels):
-        raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
+    groups = channels if groups is None else geometry.divisor(groups, channels)
     outer, inner = math.prod(shape[1:axis]), math.prod(shape[axis + 1 :])
     count = outer * inner * (channels // max(groups, 1))
     if count == 1 and shape[0]:

@@ -14,9 +14,7 @@ from .functional import SHARED, documented
 _SHARED = SHARED | {
     "axes": """axes : int or tuple of int
         The axes to normalize over: the last one, or several trailing ones, which gamma and beta have the shape of.""",
-    "any_x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 1 up
-        The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy. The half
-        types (bfloat16 is ml_dtypes') are computed in float32, and the result is rounded once.""",
+    "any_x": SHARED["x"].replace("any rank from 2 up", "any rank from 1 up"),
     "point_gamma": """gamma : array_like, of the shape of x along `axes`, optional
         Scale of each element; absent means 1.""",
     "point_beta": """beta : array_like, of the shape of x along `axes`, optional

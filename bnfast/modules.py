@@ -23,8 +23,7 @@ _SHARED = {
         Whether there is a gamma, a beta; without it the attribute is None.
     dtype : dtype
         Of gamma and beta: float32 or float64. Data of the half types go with float32.""",
-    "axis": """axis : int
-        The channel axis: 1 is NCHW (also NC, NCL, NCDHW), -1 is NHWC.""",
+    "axis": F.SHARED["axis"],
     "activation": """activation : None or "relu"
         "relu": y = max(y, 0), in the same sweep, after the residual if a call has one.""",
     "gradients": """dgamma, dbeta : ndarray of the shape of gamma and beta, or None
@@ -591,9 +590,7 @@ class GroupNorm(_ChannelNorm):
 
     def __init__(self, groups, channels, *, axis=1, eps=1e-5, activation=None, scale=True, shift=True, dtype="float32"):
         super().__init__(channels, axis, eps, activation, scale, shift, dtype)
-        self.groups = _size("groups", groups)
-        if self.channels % self.groups if self.groups else self.channels:
-            raise ValueError(f"groups: got {groups}, wants a divisor of {channels}, the number of channels")
+        self.groups = geometry.divisor(groups, self.channels)
 
     def _normalize(self, x, residual, mask, out, num_threads):
         return group_norm(
