@@ -8,8 +8,8 @@ the same bits whoever sums them. That leaves two ways to share the work, and bot
   lot is summed in the same loop, so that adding and waiting for memory overlap;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
 
-Rows shorter than a few vectors are lanes instead, as those of channels last, a strip of many channels at a time: what
-belongs to a row would cost more than its elements do.
+Rows shorter than a few vectors are summed as lanes instead, as those of channels last, a strip of many channels at a
+time: what belongs to a row would cost more than its elements do. The shortest ones are written as lanes, too.
 
 Inference needs no sums, so it takes the memory as it lies, in equal parts.
 
@@ -55,11 +55,11 @@ cdef enum:
     WALK = 1 << 15   # bytes that lie together, which normalizing wants at least
     FINISHED = 8     # statistics that are finished together, at most, on any ISA
     GROUP = 64       # channels, at most, that are normalized together, if they are not one statistic
-    SHORT = 64       # elements of a row that is summed and written as a row: shorter ones are lanes,
+    SHORT = 64       # elements of a row that is summed as a row: shorter ones are lanes,
+    STRIPS = 40      # and up to so many are written as lanes,
     FLAT = 3         # unless a channel has fewer of them than their elements / FLAT,
     STRIP = 1 << 11  # so many lanes together, half as many backward: L1 holds their coefficients
     KNOWN = 1 << 11  # channels whose coefficients inference makes at a time: L2 holds them beside data
-    HELD = 1 << 15   # bytes of coefficients that L1 holds beside data
     PIECE = 1 << 10  # elements, at most, that are masked at a time: their copy stays on the stack, and in L1
 
 ctypedef enum counts:
@@ -184,8 +184,17 @@ cdef bint are_short(const job *j) noexcept nogil:
 
 
 cdef bint as_lanes(const job *j) noexcept nogil:
-    """Then each of their elements is a lane. A mask, though, is of one channel."""
+    """Then each of their elements is a lane of the sums. A mask, though, is of one channel."""
     return are_short(j) and j.mask == NULL
+
+
+cdef bint as_strips(const job *j) noexcept nogil:
+    """Are they written as lanes too? Of longer ones, coefficients that change in the middle of a vector take less than
+    those that are loaded for each element; sooner where L1 does not hold these, as of an inference, and never if
+    elements are narrow, of which a row has few vectors."""
+    if j.op_pass == JOB_INFER:
+        return j.inner <= SHORT // 2
+    return j.inner <= STRIPS or j.op.item < job_real(j)
 
 
 cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
@@ -444,8 +453,8 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
 
 
 cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
-    """whole_channels() of rows that are lanes."""
-    cdef int64_t group = group_size(j, True), i
+    """whole_channels() of rows that are summed as lanes."""
+    cdef int64_t group = group_size(j, True), start, i
     cdef lot g
     cdef block b
     cdef strip s
@@ -457,9 +466,14 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
             sum_strip(j, &s, b.start, b.rows, g.sums + 2 * i, 2 * k.count)
         finish_lot(j, k, &g)
         if job_has_output(j):
-            spread(j, &s, g.coefs)
+            if as_strips(j):
+                spread(j, &s, g.coefs)
             for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-                write_lanes(j, (i * j.channels + first) * j.inner, s.lanes, 0, s.lanes, s.coefs, 0)
+                start = (i * j.channels + first) * j.inner
+                if as_strips(j):
+                    write_lanes(j, start, s.lanes, 0, s.lanes, s.coefs, 0)
+                else:
+                    apply(j, start, g.channels, j.inner, j.inner, g.coefs, 0, NULL)
         first += g.channels
     if j.stream:
         fence()
@@ -518,10 +532,9 @@ cdef void shared_channels(const job *j, const cut *k, int64_t first, int64_t las
 
 
 cdef bint one_strip(const job *j) noexcept nogil:
-    """Does inference take its rows as lanes, all of a sample's, unless there is a mask? If L1 holds their coefficients;
-    or L2, which is slower, but not than the shortest rows."""
-    cdef int64_t bytes = job_kept(j) * j.channels * j.inner * job_real(j)
-    return are_short(j) and bytes <= (l2_bytes() // 2 if j.inner <= SHORT // 2 else HELD)
+    """Does inference take its rows as lanes, all of a sample's, unless there is a mask? If L2 holds their
+    coefficients."""
+    return are_short(j) and as_strips(j) and job_kept(j) * j.channels * j.inner * job_real(j) <= l2_bytes() // 2
 
 
 cdef int64_t known_at_once(const job *j, bint strips) noexcept nogil:

@@ -169,7 +169,8 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
             if (f != 2 || !close) wrong += sums_differ(sums[f] + 2 * run, s[f][0], s[f][1], 4 * (double)(rows * n));
     }
     wrong += check_points(n, stride, px, pdy, gamma, &ks);
-    for (int pass = 0; pass < 9; pass++) { /* affine: plain, relu, residual, both; grad: plain, relu, frozen; points: both */
+    for (int turn = 0; turn < 18; turn++) { /* with sums beside it, and then alone: */
+        const int pass = turn % 9; /* affine: plain, relu, residual, both; grad: plain, relu, frozen; points: both */
         clear();
         const int relu = pass == 6 ? ROWS_FROZEN : pass & 1, res = pass == 2 || pass == 3;
         char *py = y + GUARD * t->item;
@@ -190,7 +191,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
                     expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
             }
         const rows_also also = {px, pdy, about, relu ? &opens : NULL, lanes[0], stride};
-        const rows_also *beside = n < ROWS_LANES ? NULL : &also;
+        const rows_also *beside = n < ROWS_LANES || turn >= 9 ? NULL : &also;
         memset(lanes, 0, sizeof lanes);
         if (pass < 4)
             t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, &ks, relu, stream, stride, beside);
