@@ -120,6 +120,15 @@ cdef inline int64_t times(int64_t a, int64_t b) noexcept nogil:
     return MOST if b and a > MOST // b else a * b
 
 
+cdef inline bint is_frozen(int op) noexcept nogil:
+    """Are the statistics given?"""
+    return op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
+
+
+cdef inline int64_t elements_of(const bnfast_call *c) noexcept nogil:
+    return c.samples * c.outer * c.channels * c.inner
+
+
 cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
     return c.samples * (c.groups if c.norm == BNFAST_GROUP else c.channels)
 
@@ -150,7 +159,7 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     points = c.norm == BNFAST_LAYER or c.norm == BNFAST_RMS
     if not BNFAST_BATCH <= c.norm <= BNFAST_RMS or (points and (c.relu or c.residual != NULL)):
         return BNFAST_BAD_NORM
-    if c.norm != BNFAST_BATCH and (op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD):
+    if c.norm != BNFAST_BATCH and is_frozen(op):
         return BNFAST_BAD_NORM
     if c.norm != BNFAST_BATCH and c.mask != NULL:
         return BNFAST_BAD_NORM
@@ -186,7 +195,7 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples
         j.samples = 1
-    size = c.samples * c.outer * c.channels * c.inner
+    size = elements_of(c)
     # One and a half times the work where there is more than one sweep, and so a second thread sooner.
     j.threads = threads_for(size * 3 // 2 if job_has_sums(j) and job_has_output(j) else size, c.threads)
     j.stream = goes_past(j, size * j.op.item)
@@ -220,11 +229,11 @@ cdef inline void note(spans *s, const void *first, int64_t count, int64_t item, 
 cdef int look_through(int op, const bnfast_call *c, const job *j) noexcept nogil:
     """Are the arrays there, aligned and apart?"""
     cdef spans s
-    cdef int64_t size = c.samples * c.outer * c.channels * c.inner, item = j.op.item
+    cdef int64_t size = elements_of(c), item = j.op.item
     cdef int64_t param = sizeof(double) if c.param_dtype == BNFAST_FLOAT64 else sizeof(float)
     cdef int64_t params = c.inner if j.points else c.channels
     cdef int64_t statistics = statistics_of(c)
-    cdef bint back = job_has_dy(j), frozen = op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
+    cdef bint back = job_has_dy(j), frozen = is_frozen(op)
     cdef bint writes = not (back or frozen)
     cdef const double *squares = c.var if frozen else c.m2
     cdef int64_t i
@@ -436,7 +445,7 @@ cdef void gate(const bnfast_call *c, const job *j, int64_t size) noexcept nogil:
 
 cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
     """What an array gives in which nothing counts: zeros."""
-    cdef int64_t i, bytes = c.samples * c.outer * c.channels * c.inner * j.op.item
+    cdef int64_t i, bytes = elements_of(c) * j.op.item
     if bytes and job_has_output(j):
         memset(c.out, 0, bytes)
     if bytes and job_has_dy(j) and c.y != NULL:
@@ -452,7 +461,7 @@ cdef void nothing(const bnfast_call *c, const job *j) noexcept nogil:
 
 cdef void point_to_arrays(int op, const bnfast_call *c, job *j) noexcept nogil:
     """The arrays of a call, to its job."""
-    cdef bint wide = c.param_dtype == BNFAST_FLOAT64, frozen = op == BNFAST_NORMALIZE or op == BNFAST_NORMALIZE_BACKWARD
+    cdef bint wide = c.param_dtype == BNFAST_FLOAT64, frozen = is_frozen(op)
     j.x, j.dy, j.res, j.out = <char *> c.x, <char *> c.dy, <char *> c.residual, <char *> c.out
     if job_has_dy(j):
         j.res = NULL
@@ -499,7 +508,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
     if gated:  # by y, before the rest, for which there is no ReLU then
         j.relu = 0
     point_to_arrays(op, &c, &j)
-    size = c.samples * c.outer * c.channels * c.inner
+    size = elements_of(&c)
     if size == 0:
         nothing(&c, &j)
         return BNFAST_OK
@@ -541,7 +550,7 @@ cdef int64_t workspace(int op, const bnfast_call *given) noexcept nogil:
     cdef int status = describe(op, given, &c, &j)
     if status != BNFAST_OK:
         return -status
-    if c.samples * c.outer * c.channels * c.inner == 0:
+    if elements_of(&c) == 0:
         return 0
     need = bytes_for(&c, &j)
     if j.relu and job_has_dy(&j):  # y may be given later

@@ -458,6 +458,7 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
     cdef lot g
     cdef block b
     cdef strip s
+    cdef bint strips = as_strips(j)
     while first < last:
         g = new_lot(j, k, first, min(group, last - first), room)
         s = new_strip(j, g.channels, g.shift, g.coefs, room + lot_room(k, group))
@@ -466,11 +467,11 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
             sum_strip(j, &s, b.start, b.rows, g.sums + 2 * i, 2 * k.count)
         finish_lot(j, k, &g)
         if job_has_output(j):
-            if as_strips(j):
+            if strips:
                 spread(j, &s, g.coefs)
             for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
                 start = (i * j.channels + first) * j.inner
-                if as_strips(j):
+                if strips:
                     write_lanes(j, start, s.lanes, 0, s.lanes, s.coefs, 0)
                 else:
                     apply(j, start, g.channels, j.inner, j.inner, g.coefs, 0, NULL)

@@ -134,13 +134,7 @@ def group_norm_backward(
     {axis}
     {eps}
     {fused_back}
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     {dgamma}
 
     Raises
@@ -178,13 +172,7 @@ def instance_norm_backward(
     {axis}
     {eps}
     {fused_back}
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     {dgamma}
 
     Raises

@@ -87,13 +87,7 @@ def layer_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=No
     {point_gamma}
     {axes}
     {eps}
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     dgamma, dbeta : ndarray, of the shape of x along `axes`
         Gradients by gamma and beta, float32 (float64 if x is).
 
@@ -169,13 +163,7 @@ def rms_norm_backward(dy, x, moments, gamma=None, *, axes=-1, eps=1e-5, out=None
     {point_gamma}
     {axes}
     {eps}
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     dgamma : ndarray, of the shape of x along `axes`
         Gradient by gamma, float32 (float64 if x is).
 

@@ -9,6 +9,13 @@ from . import _kernels as kernels
 from ._moments import Moments
 
 SHARED = {
+    "back": """{out}
+        It may also be dy itself.
+    {num_threads}
+
+    Returns
+    -------
+    {dx}""",
     "x": """x : ndarray of float16, bfloat16, float32 or float64, any rank from 2 up
         The data. A C-contiguous array is used as it is; other strides, byte order or alignment cost one copy. The half
         types (bfloat16 is ml_dtypes') are computed in float32, and the result is rounded once.""",
@@ -266,13 +273,7 @@ def batch_norm_backward(
     {fused_back}
     {mask}
         The one that forward had. dx is 0 there.
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     {dgamma}
 
     Raises
@@ -333,13 +334,7 @@ def normalize_backward(
     {fused_back}
     {mask}
         The one that forward had. dx is 0 there.
-    {out}
-        It may also be dy itself.
-    {num_threads}
-
-    Returns
-    -------
-    {dx}
+    {back}
     {dgamma}
 
     Raises

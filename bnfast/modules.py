@@ -536,7 +536,7 @@ class BatchNorm(_ChannelNorm):
                 raise ValueError(f"{name}: got {value}, wants 0 to 2**63 - 1")
             return value
         if name == "running_var":
-            geometry.variance(name, value, self.channels)
+            value = geometry.variance(name, value, self.channels)
         return super()._fitting(name, value, old)
 
     def _take(self, new):
