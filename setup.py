@@ -16,7 +16,8 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
 if "-g" not in os.environ.get("CFLAGS", "").split():
     FLAGS.append("-g0")  # Python's own flags ask for symbols: four times the size
-ARITHMETIC = [f"src/{name}.c" for name in ("dispatch", "rows_generic", "rows_avx2", "rows_avx512", "rows_neon")]
+ISAS = ("generic", "avx2", "avx512", "zen4", "neon")
+ARITHMETIC = ["src/dispatch.c"] + [f"src/rows_{isa}.c" for isa in ISAS]
 
 
 def openmp_flags():
@@ -50,6 +51,7 @@ def extensions():
                 "src/rows.h",
                 "src/rows.inc",
                 "src/types.inc",
+                "src/avx512.inc",
                 "src/finish.inc",
                 "src/job.h",
                 "src/share.h",

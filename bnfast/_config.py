@@ -150,7 +150,7 @@ def show_config(mode="stdout"):
     Examples
     --------
     >>> import bnfast
-    >>> bnfast.show_config("dicts")["isa"] in ("generic", "avx2", "avx512", "neon")
+    >>> bnfast.show_config("dicts")["isa"] in ("generic", "avx2", "avx512", "zen4", "neon")
     True
     """
     from . import __version__

@@ -8,11 +8,13 @@
 #include <emmintrin.h>
 #endif
 
-extern const rows_isa rows_generic, rows_avx2, rows_avx512, rows_neon;
+extern const rows_isa rows_generic, rows_avx2, rows_avx512, rows_zen4, rows_neon;
 
 static int always(void) { return 1; }
 
 #if defined(__x86_64__)
+/* Family 19h is Zen 3, which has no AVX-512, and Zen 4. */
+static int is_zen4(void) { return __builtin_cpu_is("amdfam19h") && __builtin_cpu_supports("avx512vl"); }
 static int with_avx512(void) { return __builtin_cpu_supports("avx512f") != 0; }
 /* F16C too, which every CPU with AVX2 has; clang cannot ask for it. */
 static int with_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -23,6 +25,7 @@ static const struct {
     int (*is_there)(void);
 } known[] = {
 #if defined(__x86_64__)
+    {&rows_zen4, is_zen4},
     {&rows_avx512, with_avx512},
     {&rows_avx2, with_avx2},
 #elif defined(__aarch64__)
