@@ -29,7 +29,8 @@
 
    Coefficients k of a statistic, float64 holding values that the type computed with can represent:
 
-     k[0]  hi, the mean, rounded to the type computed with    k[3], k[4]  backward: what goes with x, and with 1
+     k[0]  hi, the mean, rounded to the type computed with    k[3], k[4]  backward: what goes with x, and with 1;
+                                                              and before, of a ReLU, flip and limit
      k[1]  a = gamma / sqrt(var + eps)                        k[5]  backward: low = -b, of the b of forward
      k[2]  forward: b = beta - lo*a; backward: 1/sqrt(..)     k[6], k[7]  the mean and 1/sqrt(..) in full */
 #ifndef BNFAST_ROWS_H
@@ -73,6 +74,9 @@ typedef struct {
     void (*values)(const void *x, int64_t n, int64_t step, double *out); /* n elements, `step` apart */
     /* out = dy where y > 0 (or NaN), else 0; n elements */
     void (*gate)(void *out, const void *dy, const void *y, int64_t n);
+    /* k[3] and k[4], flip and limit, of n rows with step 1: flip * x <= limit for the same x as
+       (x - k[0]) * k[1] <= k[5], roundings and all */
+    void (*limits)(int64_t n, double *k, int64_t gap);
     /* out = x where the mask is not 0, else `fill`; each of the three has rows of its own, so many elements apart */
     void (*run_keep)(void *out, int64_t ostride, const void *x, int64_t stride, const uint8_t *mask, int64_t mstride,
                      int64_t rows, int64_t inner, double fill);
@@ -86,11 +90,12 @@ typedef struct {
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
                        const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or where run t has the k with which dy
-       counts unless (x - k[0]) * k[1] <= k[5] */
+       counts unless k[3] * x <= k[4]: the same as run_grad's relu */
     void (*run_grad_sums)(const void *dy, const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner,
                           int64_t stride, const double *shift, const rows_coefs *gate, double *sums, int64_t ahead,
                           int far);
-    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]); relu: dy gated likewise; ROWS_FROZEN: that dy * k[1] alone */
+    /* dx = dy * k[1] + ((x - k[0]) * k[2] * k[3] + k[4]); relu: with dy that counts unless (x - k[0]) * k[1] <= k[5];
+       ROWS_FROZEN: that dy * k[1] alone */
     void (*run_grad)(void *dx, const void *dy, const void *x, int64_t rows, int64_t inner, int64_t stride,
                      const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[2] of lanes[2][ROWS_LANES], as those that are summed alone are folded */

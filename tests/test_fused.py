@@ -97,6 +97,33 @@ def test_out_that_overlaps_the_residual():
     assert same_bits(bnfast.batch_norm(x, residual=residual, out=out)[0].copy(), want)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("shape", [(3, 700), (60, 35), (2100,)])
+def test_sums_and_dx_agree_where_the_relu_shut(shape, axis, dtype):
+    """To the last bit, also where roundings are larger than what they round: sums compare x with a limit, dx what x
+    becomes with 0."""
+    rng = np.random.default_rng(0)
+    least, most = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    means = [0, 1, -1e-3, 1e3, -1e8, 1e-30, -1e30, least, -1e4 * least]
+    hard = np.meshgrid(means, [1, -3, 0, 1e-9, -1e9, 1e-28], [0, 0.3, -1, 1e-8, -1e8, 1e20, -1e-30])
+    mean, gamma, beta = (values.ravel().astype(dtype) for values in hard)
+    with np.errstate(all="ignore"):
+        begin = np.nan_to_num(np.clip(mean - beta / gamma * np.sqrt(1 + 1e-5), -most, most).astype(dtype))[:, None]
+    size = (mean.size, np.prod(shape))
+    bits = np.int32 if dtype == np.float32 else np.int64
+    close = (begin.view(bits) + rng.integers(-40, 40, size, bits)).view(dtype)
+    x = begin + (rng.choice([least, 1e-30, 1e-3, 1, 1e10], size) * rng.standard_normal(size)).astype(dtype)
+    x = np.where(np.isfinite(close) & (rng.random(size) < 0.5), close, x)
+    x[:, :4] = 0, -most, most, -least
+    x = np.ascontiguousarray(np.moveaxis(x.reshape(-1, *shape), 0, axis))
+    given = (x, mean, np.ones_like(mean), gamma, beta)
+    shut = bnfast.normalize(*given, axis=axis) <= 0
+    dx, _, dbeta = bnfast.normalize_backward(np.ones_like(x), *given[:-1], beta=beta, axis=axis, activation="relu")
+    np.testing.assert_array_equal(*(np.compress(gamma != 0, a, axis) for a in (dx == 0, shut)))
+    np.testing.assert_array_equal(dbeta, (~shut).sum(axis=tuple(i for i in range(x.ndim) if i != axis % x.ndim)))
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("inner", [7, 35, 70])
 def test_what_is_not_finite_goes_back_through_constants(axis, inner):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.thread_unsafe(reason="processes of its own, each a minu
 HERE = Path(__file__).parent
 NOW = bnfast.show_config("dicts")["isa"]
 ALL = bnfast.show_config("dicts")["isas"]
-SUBJECTS = ("accuracy", "reproducible", "layers", "half")
+SUBJECTS = ("accuracy", "reproducible", "layers", "half", "fused")
 
 
 def run(isa, *command):
