@@ -66,7 +66,7 @@ def test_wheel(wheel):
         f"bnfast/{name}.so"
         for name in ("_machine", "_memory", "_channels_first", "_channels_last", "_points", "_call", "_kernels")
     }
-    assert wheel.stat().st_size < 1 << 20
+    assert wheel.stat().st_size < 5 << 18  # symbols alone would take it to four times as much
 
 
 def test_source_distribution(distributions):
