@@ -101,8 +101,8 @@ typedef struct {
     /* sums[2] of lanes[2][ROWS_LANES], as those that are summed alone are folded */
     void (*run_fold)(const double *lanes, double *sums);
 
-    /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or the k that lane_grad
-       takes, gstep elements apart. */
+    /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or arrays of k as
+       lane_grad takes them, gstep elements apart, that have flip and limit in their k[3] and k[4]. */
     void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *first,
                       double *second);
     void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
