@@ -51,7 +51,7 @@ def extensions():
                 "src/rows.h",
                 "src/rows.inc",
                 "src/types.inc",
-                "src/avx512.inc",
+                "src/avx.inc",
                 "src/finish.inc",
                 "src/job.h",
                 "src/share.h",

@@ -25,8 +25,10 @@ from ._channels_last cimport sum_lanes, write_lanes
 from ._job cimport (
     JOB_APART,
     JOB_COEFS,
+    JOB_FLIP,
     JOB_INFER,
     JOB_KEPT,
+    JOB_LIMIT,
     job,
     job_finish,
     job_from_both,
@@ -203,10 +205,10 @@ cdef int64_t strip_room(const job *j, int64_t channels) noexcept nogil:
     return job_lines((3 * lanes if job_has_sums(j) else 0) + coefs // <int64_t> sizeof(double))
 
 
-cdef void spread(const job *j, const strip *s, rows_coefs k) noexcept nogil:
-    """The coefficients of the channels, to all of their lanes."""
+cdef void spread(const job *j, const strip *s, rows_coefs k, int first, int last) noexcept nogil:
+    """Coefficients first to last - 1 of the channels, to all of their lanes."""
     cdef int i
-    for i in range(job_kept(j)):
+    for i in range(first, last):
         j.op.lane_spread(s.coefs + i * s.step, k.at + i * k.gap, s.channels, j.inner)
 
 
@@ -222,7 +224,7 @@ cdef strip new_strip(const job *j, int64_t channels, const double *shift, rows_c
         for i in range(j.inner):
             s.shift[c * j.inner + i] = shift[c]
     if j.relu and job_has_dy(j):
-        spread(j, &s, gate)
+        spread(j, &s, gate, JOB_FLIP, JOB_LIMIT + 1)
     return s
 
 
@@ -468,7 +470,7 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
         finish_lot(j, k, &g)
         if job_has_output(j):
             if strips:
-                spread(j, &s, g.coefs)
+                spread(j, &s, g.coefs, 0, job_kept(j))
             for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
                 start = (i * j.channels + first) * j.inner
                 if strips:
@@ -561,7 +563,7 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
     if strips and first < last:
         job_given(j, 0, j.channels, room, most)
         s = new_strip(j, j.channels, NULL, coefs, room + JOB_COEFS * most)
-        spread(j, &s, coefs)
+        spread(j, &s, coefs, 0, job_kept(j))
         write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.stream else 0)
         first = last
     while first < last:

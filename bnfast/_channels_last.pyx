@@ -18,8 +18,10 @@ from libc.string cimport memcpy, memset
 from ._job cimport (
     JOB_APART,
     JOB_COEFS,
+    JOB_FLIP,
     JOB_INFER,
     JOB_KEPT,
+    JOB_LIMIT,
     job,
     job_add_own,
     job_add_rest,
@@ -172,12 +174,12 @@ cdef void merge(const job *j, const plan *p, int64_t first, int64_t last) noexce
     job_add_rest(j, &p.tree, p.lanes + first, p.lanes + last)
 
 
-cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const double *k) noexcept nogil:
-    """The coefficients of channels first to last - 1, to all of their lanes."""
+cdef void spread(const job *j, const plan *p, int64_t first, int64_t last, const double *k, int i,
+                 int end) noexcept nogil:
+    """Coefficients i to end - 1 of channels first to last - 1, to all of their lanes."""
     cdef int64_t n, c, size = job_real(j)
     cdef char *lanes
-    cdef int i
-    for i in range(job_kept(j)):
+    for i in range(i, end):
         lanes = p.coefs + i * p.step
         if j.op.wide:
             for c in range(last - first):
@@ -213,7 +215,7 @@ cdef void finish_channels(const job *j, const plan *p, int64_t first, int64_t la
     if job_has_sums(j):
         job_finish(j, first, (last - first) // j.share, j.share, p.shift + first, p.part + 2 * first, k,
                    j.channels)
-    spread(j, p, first, last, k)
+    spread(j, p, first, last, k, 0, job_kept(j))
 
 
 cdef void finish(const job *j, const plan *p) noexcept nogil:
@@ -389,8 +391,7 @@ cdef void run(const job *j) noexcept nogil:
             p.shift[c] = p.shift[c - j.channels]
     if j.relu and job_has_dy(j):
         job_given(j, 0, j.channels // j.share, p.part + 2 * j.channels, j.channels)
-        spread(j, &p, 0, j.channels, p.part + 2 * j.channels)
-        wrap(j, &p)
+        spread(j, &p, 0, j.channels, p.part + 2 * j.channels, JOB_FLIP, JOB_LIMIT + 1)
     if job_has_sums(j):
         sum_all(j, &p)
     finish(j, &p)

@@ -50,6 +50,8 @@ cdef extern from "job.h" nogil:
     enum:
         JOB_COEFS
         JOB_KEPT
+        JOB_FLIP
+        JOB_LIMIT
         JOB_APART
 
     int64_t job_line_bytes(int64_t)

@@ -55,7 +55,8 @@ typedef struct job {
     char *room;                          /* scratch: the bytes of the schedule's room(), from a cache line on */
 } job;
 
-enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* k[0] to k[7] of rows.h, of which the sweeps read k[0] to k[5] at most */
+enum { JOB_COEFS = 8, JOB_KEPT = 6 };    /* k[0] to k[7] of rows.h, of which the sweeps read k[0] to k[5] at most, */
+enum { JOB_FLIP = 3, JOB_LIMIT = 4 };    /* and the sums of a ReLU's backward these two */
 /* Doubles between the scratch of two threads: neighbouring lines, which a CPU fetches together, make one wait. */
 enum { JOB_APART = 4 * ROWS_LINE / sizeof(double) };
 

@@ -9,12 +9,10 @@
 #endif
 #include <immintrin.h>
 
-#define MINUS(a, b) _mm512_fmsub_pd((__m512d)(a), _mm512_set1_pd(1), (__m512d)(b)) /* as in rows_avx2.c */
-#define MULADD(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
-#define WIDEN(v) _mm512_cvtps_pd((__m256)(v))
-#define F16_FEW(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
-#define WORDS_FEW(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p)))
-#include "avx512.inc"
+#define WIDTH 64
+#define SUMS 64
+#define AT_ONCE 4
+#include "avx.inc"
 
 const rows_isa rows_avx512 = {"avx512", ROWS_TABLES};
 #if defined(__clang__)

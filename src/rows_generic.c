@@ -2,6 +2,8 @@
 #include "rows.h"
 
 #define WIDTH 16
+#define SUMS 16
+#define AT_ONCE 4
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #define STREAM(p, v) _mm_stream_si128((__m128i *)(p), (__m128i)(v))

@@ -7,6 +7,8 @@
 typedef __fp16 one_half __attribute__((may_alias));
 
 #define WIDTH 16
+#define SUMS 16
+#define AT_ONCE 4
 #define STREAM(p, v) (*(U *)(p) = (U)(v))
 #define MINUS(a, b) ((D)(a) - (D)(b))
 #define MULADD(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))

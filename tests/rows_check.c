@@ -9,6 +9,8 @@
 #include <string.h>
 
 #define WIDTH 64
+#define SUMS 64
+#define AT_ONCE 4
 #define STREAM(p, v) (*(U *)(p) = (v))
 #define STREAM_HALF(p, h) (*(halves *)(p) = (h))
 #define MINUS(a, b) ((D)(a) - (D)(b))
