@@ -15,6 +15,7 @@
 #define MINUS(a, b) ((D)(a) - (D)(b))
 #define MULADD(a, b, c) ((D)(a) * (D)(b) + (D)(c))
 #define MULADD1(a, b, c) ((a) * (b) + (c))
+#define UNLESS_4(a, b, v) UNLESS_8(WIDEN(a), WIDEN(b), WIDEN(v)) /* x86-64 is slow with 8-byte vectors */
 #include "types.inc"
 
 const rows_isa rows_generic = {"generic", ROWS_TABLES};

@@ -13,7 +13,8 @@
 #define WIDTH 64
 #define SUMS 32
 #define AT_ONCE 8
-#define UNLESS(a, b, v) _mm256_maskz_mov_pd(_mm256_cmp_pd_mask((__m256d)(a), (__m256d)(b), _CMP_NLE_UQ), (__m256d)(v))
+#define UNLESS_4(a, b, v) _mm256_maskz_cvtps_pd(_mm_cmp_ps_mask((__m128)(a), (__m128)(b), _CMP_NLE_UQ), (__m128)(v))
+#define UNLESS_8(a, b, v) _mm256_maskz_mov_pd(_mm256_cmp_pd_mask((__m256d)(a), (__m256d)(b), _CMP_NLE_UQ), (__m256d)(v))
 #include "avx.inc"
 
 const rows_isa rows_zen4 = {"zen4", ROWS_TABLES};
