@@ -64,7 +64,7 @@ from ._job cimport (
     job_set,
     job_vector,
 )
-from ._machine cimport granted, llc_bytes, table, threads_for
+from ._machine cimport cache_bytes, granted, has_mesh, table, threads_for
 from ._rows cimport ROWS_FROZEN, ROWS_LINE, rows_type
 
 cdef extern from *:
@@ -135,13 +135,13 @@ cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
 
 cdef bint goes_past(const job *j, int64_t bytes) noexcept nogil:
     """Is the output, of so many bytes, written past the cache? If it and what it is made from would not stay there
-    anyway: then no line is read only to be overwritten. Backward reads two arrays twice, and wants room for them.
-    Channels of several rows gain sooner, as one is summed while another one waits to be written."""
-    if job_from_both(j):
-        return 4 * bytes > llc_bytes()
-    if j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1:
-        return 3 * bytes > llc_bytes()
-    return 2 * bytes > llc_bytes()
+    anyway: then no line is read only to be overwritten. In a last-level cache, which others use too, backward, which
+    reads two arrays twice, wants room for one more; and channels of several rows gain sooner, as one is summed while
+    another one waits to be written."""
+    cdef int64_t arrays = 3 if job_from_both(j) else 2
+    if not has_mesh() and (job_from_both(j) or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1)):
+        arrays += 1
+    return arrays * bytes > cache_bytes(j.threads)
 
 
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:

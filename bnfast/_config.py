@@ -139,7 +139,8 @@ def show_config(mode="stdout"):
     -------
     dict or None
         With mode="dicts": version, isa, isas (all that this CPU can run), openmp (the _OPENMP date, 0 if built
-        without), runtime (the file that serves OpenMP), threads, l2_bytes, llc_bytes, recycled_bytes (kept now),
+        without), runtime (the file that serves OpenMP), threads, l2_bytes, llc_bytes, cache_bytes
+        (what an output and its inputs may take, or it is written past the caches), recycled_bytes (kept now),
         recycled_limit.
 
     Raises
@@ -166,6 +167,7 @@ def show_config(mode="stdout"):
     print(f"isa      {config['isa']} (of {', '.join(config['isas'])}; BNFAST_ISA chooses)")
     print(f"openmp   {runtime}")
     print(f"threads  {config['threads']}")
-    print(f"caches   L2 {config['l2_bytes'] >> 10} KiB, last level {config['llc_bytes'] >> 10} KiB")
+    sizes = [config[name] >> 10 for name in ("l2_bytes", "llc_bytes", "cache_bytes")]
+    print("caches   L2 {} KiB, last level {} KiB; outputs kept in {} KiB (BNFAST_CACHE chooses)".format(*sizes))
     print(f"recycled {config['recycled_bytes'] >> 20} MiB of outputs, at most {config['recycled_limit'] >> 20} MiB")
     return None

@@ -10,3 +10,5 @@ cdef int threads_for(int64_t elements, int asked) noexcept nogil
 cdef int granted(int count) noexcept nogil
 cdef int64_t l2_bytes() noexcept nogil
 cdef int64_t llc_bytes() noexcept nogil
+cdef int64_t cache_bytes(int threads) noexcept nogil
+cdef bint has_mesh() noexcept nogil

@@ -15,7 +15,15 @@ import re
 
 from libc.stdint cimport int64_t
 
-from ._rows cimport rows_available, rows_fence, rows_isa, rows_select, rows_table, rows_type
+from ._rows cimport (
+    rows_available,
+    rows_beyond_a_mesh,
+    rows_fence,
+    rows_isa,
+    rows_select,
+    rows_table,
+    rows_type,
+)
 
 cdef extern from *:
     """
@@ -120,6 +128,8 @@ def _choose_isa():
 
 cdef int64_t l2 = 1 << 20
 cdef int64_t llc = 8 << 20
+cdef bint mesh = rows_beyond_a_mesh()
+cdef int64_t wanted_cache = -1
 
 
 cdef int64_t l2_bytes() noexcept nogil:
@@ -128,6 +138,17 @@ cdef int64_t l2_bytes() noexcept nogil:
 
 cdef int64_t llc_bytes() noexcept nogil:
     return llc
+
+
+cdef bint has_mesh() noexcept nogil:
+    return mesh
+
+
+cdef int64_t cache_bytes(int threads) noexcept nogil:
+    """What so many threads keep in caches that are faster to write to than memory: an output that does not fit, beside
+    what it is made from, goes past them. Behind a mesh those are the second-level ones. (Whoever reads such an output
+    at once may gain what writing it into the last level costs; so it can be asked for.)"""
+    return wanted_cache if wanted_cache >= 0 else min(threads * l2, llc) if mesh else llc
 
 
 def _measure_caches():
@@ -143,6 +164,16 @@ def _measure_caches():
             continue
     l2 = sizes.get(2, l2)
     llc = sizes.get(3, max(l2, llc))
+
+
+def _wanted_cache():
+    """BNFAST_CACHE in bytes, or -1."""
+    text = os.environ.get("BNFAST_CACHE")
+    if not text:
+        return -1
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise ImportError(f"BNFAST_CACHE={text!r}: wants a number of bytes, 0 to write all outputs past the caches")
+    return int(text)
 
 
 # ---- threads ----
@@ -314,9 +345,11 @@ def config():
         "threads": get_num_threads(),
         "l2_bytes": l2,
         "llc_bytes": llc,
+        "cache_bytes": cache_bytes(get_num_threads()),
     }
 
 
 _choose_isa()
 _measure_caches()
+wanted_cache = _wanted_cache()
 _prepare_threads()

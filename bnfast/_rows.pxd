@@ -80,4 +80,5 @@ cdef extern from "rows.h" nogil:
 
     const rows_isa *rows_select(const char *name)
     const rows_isa *rows_available(int i)
+    int rows_beyond_a_mesh()
     void rows_fence()

@@ -50,6 +50,15 @@ const rows_isa *rows_select(const char *name) {
     return isa;
 }
 
+int rows_beyond_a_mesh(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") && with_avx512(); /* Intel's other chips have a ring, or no AVX-512 */
+#else
+    return 0;
+#endif
+}
+
 void rows_fence(void) {
 #if defined(__x86_64__)
     _mm_sfence();

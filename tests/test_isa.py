@@ -1,4 +1,4 @@
-"""The kernel tests again on every other ISA of this machine, and the same bits from all of them."""
+"""The kernel tests again on every other ISA of this machine, and written past the caches: the same bits from all."""
 
 import hashlib
 import os
@@ -18,12 +18,13 @@ HERE = Path(__file__).parent
 NOW = bnfast.show_config("dicts")["isa"]
 ALL = bnfast.show_config("dicts")["isas"]
 SUBJECTS = ("accuracy", "reproducible", "layers", "half", "fused")
+PAST = ("accuracy", "semantics", "layers", "groups", "half", "fused")
 
 
-def run(isa, *command):
+def run(*command, **environment):
     return subprocess.run(
         [sys.executable, *command],
-        env={**os.environ, "BNFAST_ISA": isa},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=900,
@@ -31,11 +32,20 @@ def run(isa, *command):
     )
 
 
-@pytest.mark.parametrize("isa", [name for name in ALL if name != NOW])
-def test_kernels_on(isa):
-    done = run(isa, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/test_{name}.py" for name in SUBJECTS))
+def passes(subjects, **environment):
+    files = [f"tests/test_{name}.py" for name in subjects]
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("isa", [name for name in ALL if name != NOW])
+def test_kernels_on(isa):
+    passes(SUBJECTS, BNFAST_ISA=isa)
+
+
+def test_kernels_past_the_caches():
+    passes(PAST, BNFAST_CACHE="0")
 
 
 def digest():
@@ -66,25 +76,42 @@ def digest():
     return sha.hexdigest()
 
 
-def test_every_isa_with_fused_arithmetic_gives_the_same_bits():
+def digest_with(**environment):
+    """The digest of a process of its own, and its ISA."""
     script = f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_isa; print(test_isa.digest(), test_isa.NOW)"
+    done = run("-c", script, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_every_isa_with_fused_arithmetic_gives_the_same_bits():
     digests = {}
     for isa in ALL:
-        done = run(isa, "-c", script)
-        assert done.returncode == 0, done.stderr
-        digests[isa], used = done.stdout.split()
+        digests[isa], used = digest_with(BNFAST_ISA=isa)
         assert used == isa
     assert digests[NOW] == digest()
     digests.pop("generic")
     assert len(set(digests.values())) <= 1
 
 
-def test_an_empty_isa_is_none():
-    assert run("", "-c", "import bnfast").returncode == 0
+@pytest.mark.parametrize("cache", ["0", "3000", str((1 << 63) - 1)])
+def test_the_same_bits_whatever_the_caches_keep(cache):
+    assert digest_with(BNFAST_CACHE=cache) == [digest(), NOW]
+
+
+@pytest.mark.parametrize("cache", ["much", "-1", "1e6", str(1 << 63)])
+def test_what_is_no_size_of_a_cache_is_an_error(cache):
+    done = run("-c", "import bnfast", BNFAST_CACHE=cache)
+    assert f"ImportError: BNFAST_CACHE={cache!r}: wants a number of bytes" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["BNFAST_ISA", "BNFAST_CACHE"])
+def test_an_empty_choice_is_none(name):
+    assert run("-c", "import bnfast", **{name: ""}).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["avx1024", " ", "AVX2", "\udcff"])
 def test_an_unknown_isa_is_an_error(name):
-    done = run(name, "-c", "import bnfast")
+    done = run("-c", "import bnfast", BNFAST_ISA=name)
     assert done.returncode != 0
     assert f"ImportError: BNFAST_ISA={name!r}: this CPU has" in done.stderr

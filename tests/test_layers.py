@@ -145,7 +145,7 @@ def test_central_differences(norm, shape, axes):
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_than_the_cache_at_any_alignment(norm):
     """What is written past the cache is complete, and nothing beside it is touched."""
-    size = bnfast.show_config("dicts")["llc_bytes"] // 2 // 4 + (1 << 16)
+    size = bnfast.show_config("dicts")["cache_bytes"] // 2 // 4 + (1 << 16)
     for inner in (9, 3072):
         x = np.random.default_rng(0).standard_normal((size // inner + 1, inner), np.float32)
         given = parameters(norm, x.shape, -1)

@@ -345,8 +345,8 @@ def test_wherever_the_output_begins_in_a_page(channels):
 
 @pytest.mark.parametrize("axis", [1, -1])
 def test_non_temporal_stores_are_complete(axis):
-    """More than half the last-level cache, at every alignment of the output, rows shorter and longer than a line."""
-    size = bnfast.show_config("dicts")["llc_bytes"] // 2 // 4 + (1 << 16)
+    """More than half of what the caches keep, at every alignment of the output, rows shorter and longer than a line."""
+    size = bnfast.show_config("dicts")["cache_bytes"] // 2 // 4 + (1 << 16)
     for inner in (9, 196, 1024 * 3):
         shape = (size // (8 * inner) + 1, 8, inner)
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -366,7 +366,7 @@ def test_non_temporal_stores_are_complete(axis):
 def test_sums_beside_an_output_past_the_cache(inner):
     """Lots of several channels and of one, a last lot that is smaller, rows of several chunks; fused, and in place."""
     channels = 37
-    outer = (bnfast.show_config("dicts")["llc_bytes"] // 12 + (1 << 16)) // (channels * inner) + 1
+    outer = (bnfast.show_config("dicts")["cache_bytes"] // 5 + (1 << 16)) // (channels * inner) + 1
     rng = np.random.default_rng(inner)
     x, dy = (rng.standard_normal((outer, channels, inner), np.float32) for _ in range(2))
     gamma, beta = rng.uniform(0.5, 2, channels), rng.uniform(-1, 1, channels)
@@ -402,7 +402,7 @@ def test_sums_beside_an_output_past_the_cache(inner):
 def test_sums_beside_an_output_past_the_cache_of_a_short_last_piece(rest):
     """Rows of 63 pieces and a few elements more, in half a second-level cache of 1 MiB or more."""
     inner = 63 * 4096 + rest
-    channels = bnfast.show_config("dicts")["llc_bytes"] // (6 * inner) + 2
+    channels = bnfast.show_config("dicts")["cache_bytes"] // (3 * inner) + 2
     x = np.random.default_rng(rest).standard_normal((1, channels, inner), np.float32).astype(np.float16)
     exact = reference.batch_norm(x.astype(np.float64))[0]
     for threads in (1, 2, 3):
