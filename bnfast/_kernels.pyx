@@ -159,8 +159,10 @@ cdef bint is_ready(bnfast_call *c, x, axis, dy, out, gamma, beta, mean, var, eps
         inner *= cnp.PyArray_DIM(x, i)
     new_call(c, BNFAST_BATCH, 1, outer, cnp.PyArray_DIM(x, at), inner, 1)
     c.eps, c.threads = eps, 0 if num_threads is None else num_threads
-    if c.channels < 2 or outer * inner < least:  # one channel has a view of its own; empty and single need words
+    if c.channels < 1 or outer * inner < least:  # empty and single need words
         return False
+    if c.channels == 1:  # all of it is one run, as _geometry has it
+        c.outer, c.inner = 1, outer * inner
     if out is not None and not (is_twin(out, x) and PyArray_ISWRITEABLE(out) and in_step(x, out)):
         return False
     if dy is not None and not (is_twin(dy, x) and in_step(dy, out)):
@@ -194,6 +196,8 @@ cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
     if at < 0:
         at += last + 1
     c.norm = norm
+    if norm != BNFAST_BATCH and c.channels < 2:
+        return False
     if norm == BNFAST_GROUP:
         if at == 0 or not (groups is None or type(groups) is int and 0 < groups <= c.channels):
             return False

@@ -11,6 +11,7 @@ from zoo import parameters, same_bits
 import bnfast
 from bnfast import _kernels as kernels
 from bnfast import reference
+from bnfast._geometry import view
 
 LAST = np.array([[[[1, 5], [2, 6]], [[3, 7], [4, 8]]], [[[2, 6], [3, 7]], [[4, 8], [5, 9]]]], np.float32)
 FIRST = np.array([[[[1, 2], [3, 4]], [[5, 6], [7, 8]]], [[[2, 3], [4, 5]], [[6, 7], [8, 9]]]], np.float32)
@@ -88,7 +89,7 @@ def test_array_kinds(kind, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize(("shape", "axis"), [((8, 16, 8, 8), 1), ((2, 6000), -1), ((9, 7, 7, 40), -1)])
+@pytest.mark.parametrize(("shape", "axis"), [((8, 16, 8, 8), 1), ((2, 6000), -1), ((9, 7, 7, 40), -1), ((6, 1, 9), 1)])
 def test_the_common_call_gives_what_the_checked_one_gives(shape, axis, fused, dtype):
     rng = np.random.default_rng(0)
     x, dy, residual = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
@@ -132,6 +133,10 @@ def test_only_what_can_be_used_as_it_is_takes_the_common_way():
     assert taken(kernels.FORWARD, bnfast.Moments)
     assert taken(kernels.FORWARD, bnfast.Moments, activation="relu", residual=dy, out=None, num_threads=2)
     assert taken(kernels.FORWARD, bnfast.Moments, residual=out)
+    one = {"x": x[:, :1].copy(), "out": None, "gamma": ones[:1], "beta": None}
+    assert taken(kernels.FORWARD, bnfast.Moments, **one)
+    axes = kernels.ready(one["x"], 1, None, None, ones[:1], None, None, None, 1e-5, None)
+    assert axes == view((4, 1, 5), 1) == (1, 1, 20)
     given = {"mean": np.ones(3), "var": np.ones(3)}
     assert taken(kernels.NORMALIZE, None, **given)
     assert taken(kernels.NORMALIZE_BACKWARD, None, dy=dy, **given)
