@@ -166,13 +166,13 @@ def _measure_caches():
     llc = sizes.get(3, max(l2, llc))
 
 
-def _wanted_cache():
-    """BNFAST_CACHE in bytes, or -1."""
-    text = os.environ.get("BNFAST_CACHE")
+def bytes_wanted(name, absent, zero):
+    """What that variable of the environment says, in bytes, or `absent`. zero: what 0 is for."""
+    text = os.environ.get(name)
     if not text:
-        return -1
+        return absent
     if not text.isdecimal() or int(text) >= 1 << 63:
-        raise ImportError(f"BNFAST_CACHE={text!r}: wants a number of bytes, 0 to write all outputs past the caches")
+        raise ImportError(f"{name}={text!r}: wants a number of bytes, 0 to {zero}")
     return int(text)
 
 
@@ -351,5 +351,5 @@ def config():
 
 _choose_isa()
 _measure_caches()
-wanted_cache = _wanted_cache()
+wanted_cache = bytes_wanted("BNFAST_CACHE", -1, "write all outputs past the caches")
 _prepare_threads()

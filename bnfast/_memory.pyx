@@ -3,9 +3,7 @@
 NumPy attaches the handler that allocated an array's memory to the array (NEP 49), so these are ordinary arrays that own
 their data; only the way back differs. The handler is NumPy's current one for the moment of the allocation only.
 """
-import os
-
-from ._machine import memory_bytes
+from ._machine import bytes_wanted, memory_bytes
 
 cimport numpy as cnp
 from libc.string cimport memset, strcpy
@@ -111,12 +109,7 @@ def release():
 
 def _first_limit():
     """BNFAST_RECYCLE in bytes; else 1 GiB, but not more than a sixteenth of the memory that this process may have."""
-    text = os.environ.get("BNFAST_RECYCLE")
-    if not text:
-        return min(1 << 30, memory_bytes() // 16)
-    if not text.isdecimal() or int(text) >= 1 << 63:
-        raise ImportError(f"BNFAST_RECYCLE={text!r}: wants a number of bytes, 0 to keep none")
-    return int(text)
+    return bytes_wanted("BNFAST_RECYCLE", min(1 << 30, memory_bytes() // 16), "keep none")
 
 
 set_limit(_first_limit())
