@@ -138,8 +138,9 @@ cdef bint goes_past(const job *j, int64_t bytes) noexcept nogil:
     anyway: then no line is read only to be overwritten. In a last-level cache, which others use too, backward, which
     reads two arrays twice, wants room for one more; and channels of several rows gain sooner, as one is summed while
     another one waits to be written."""
-    cdef int64_t arrays = 3 if job_from_both(j) else 2
-    if not has_mesh() and (job_from_both(j) or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1)):
+    cdef bint both = job_from_both(j)
+    cdef int64_t arrays = 3 if both else 2
+    if not has_mesh() and (both or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1)):
         arrays += 1
     return arrays * bytes > cache_bytes(j.threads)
 

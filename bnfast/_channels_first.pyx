@@ -413,18 +413,19 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     )
 
 
-cdef int64_t fetched(const job *j, int64_t walk, bint last) noexcept nogil:
-    """Of how many samples, whose `walk` elements are written past the cache, those of the next lot are fetched: waiting
-    for memory leaves the loads idle. As many as fit the cache; 0 if this is the last lot."""
-    return l2_bytes() * 3 // 4 // (walk * j.op.item * inputs(j)) if job_two_sweeps(j) and j.stream and not last else 0
-
-
-cdef void write_lot(const job *j, const lot *g, bint last) noexcept nogil:
-    """Normalizes a lot, and fetches the next one."""
-    cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = fetched(j, walk, last), n
+cdef void write_lot(const job *j, const lot *g, const strip *s, bint last) noexcept nogil:
+    """Normalizes a lot, as lanes if it has a strip of them (else NULL). Waiting for memory leaves the loads idle:
+    fetches the next lot, unless this is the last, as much as fits the cache."""
+    cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, start, ahead, n
+    if job_two_sweeps(j) and j.stream and not last:
+        fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * inputs(j))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-        apply(j, n * stride + g.first * j.inner, g.channels, j.inner, j.inner, g.coefs,
-              walk if n < fetch else 0, NULL)
+        start = n * stride + g.first * j.inner
+        ahead = walk if n < fetch else 0
+        if s != NULL:
+            write_lanes(j, start, walk, 0, walk, s.coefs, ahead)
+        else:
+            apply(j, start, g.channels, j.inner, j.inner, g.coefs, ahead, NULL)
 
 
 cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *after, double *lanes) noexcept nogil:
@@ -459,7 +460,7 @@ cdef void write_and_sum(const job *j, const cut *k, const lot *g, const lot *aft
 
 cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, double *room) noexcept nogil:
     """whole_channels() of rows that are summed as lanes."""
-    cdef int64_t group = group_size(j, True), fetch, start, i
+    cdef int64_t group = group_size(j, True), i
     cdef lot g
     cdef block b
     cdef strip s
@@ -474,13 +475,7 @@ cdef void whole_strips(const job *j, const cut *k, int64_t first, int64_t last, 
         if job_has_output(j):
             if strips:
                 spread(j, &s, g.coefs, 0, job_kept(j))
-            fetch = fetched(j, s.lanes, first + g.channels == last)
-            for i in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
-                start = (i * j.channels + first) * j.inner
-                if strips:
-                    write_lanes(j, start, s.lanes, 0, s.lanes, s.coefs, s.lanes if i < fetch else 0)
-                else:
-                    apply(j, start, g.channels, j.inner, j.inner, g.coefs, s.lanes if i < fetch else 0, NULL)
+            write_lot(j, &g, &s if strips else NULL, first + g.channels == last)
         first += g.channels
     if j.stream:
         fence()
@@ -504,7 +499,7 @@ cdef void whole_channels(const job *j, const cut *k, int64_t first, int64_t last
         channels = min(group, last - first)
         together = along and channels > 0
         if not together and job_has_output(j):
-            write_lot(j, &g, channels == 0)
+            write_lot(j, &g, NULL, channels == 0)
         after = new_lot(j, k, first, channels, other if g.coefs.at == room else room)
         if together:
             write_and_sum(j, k, &g, &after, lanes)

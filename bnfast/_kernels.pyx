@@ -196,7 +196,7 @@ cdef bint is_norm(bnfast_call *c, int norm, cnp.ndarray x, axis, groups):
     if at < 0:
         at += last + 1
     c.norm = norm
-    if norm != BNFAST_BATCH and c.channels < 2:
+    if norm != BNFAST_BATCH and c.channels < 2:  # is_ready() has made a batch norm's run of it
         return False
     if norm == BNFAST_GROUP:
         if at == 0 or not (groups is None or type(groups) is int and 0 < groups <= c.channels):

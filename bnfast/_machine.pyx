@@ -337,15 +337,16 @@ def _prepare_threads():
 
 def config():
     """What show_config() shows."""
+    threads = get_num_threads()
     return {
         "isa": isa.name.decode(),
         "isas": isas(),
         "openmp": MACHINE_OPENMP,
         "runtime": machine_runtime().decode(errors="replace"),
-        "threads": get_num_threads(),
+        "threads": threads,
         "l2_bytes": l2,
         "llc_bytes": llc,
-        "cache_bytes": cache_bytes(get_num_threads()),
+        "cache_bytes": cache_bytes(threads),
     }
 
 

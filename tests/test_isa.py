@@ -1,5 +1,6 @@
 """The kernel tests again on every other ISA of this machine, and written past the caches: the same bits from all."""
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -48,6 +49,7 @@ def test_kernels_past_the_caches():
     passes(PAST, BNFAST_CACHE="0")
 
 
+@functools.cache
 def digest():
     """A digest of every result over the zoo, on the ISA of this process."""
     sha = hashlib.sha256()
