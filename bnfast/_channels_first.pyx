@@ -337,7 +337,7 @@ cdef void sum_short(const job *j, const cut *k, const lot *g, int64_t first, int
 
 
 cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int64_t last) noexcept nogil:
-    """Sums chunks first to last - 1, counted through the channels, and fetches what follows each row."""
+    """Sums chunks first to last - 1, counted through the channels, and fetches what follows each of them."""
     cdef int64_t stride = j.channels * j.inner, n, i
     cdef block b, after
     if first >= last:
@@ -349,13 +349,13 @@ cdef void sum_tasks(const job *j, const cut *k, const lot *g, int64_t first, int
     b = chunk_of(j, k, g.first + n * k.span, i)
     if k.count == 1 and j.mask == NULL:  # they lie at equal distances
         sum_chunk(j, b, last - first, g.shift + n, coefs_from(g.coefs, n), g.sums + 2 * n,
-                  stride if b.rows > 1 else max(b.inner, ROWS_SOON // j.op.item))
+                  b.inner - (b.rows - 1) * stride if b.rows > 1 else max(b.inner, ROWS_SOON // j.op.item))
         return
     for first in range(first, last):
         i += 1
         after = chunk_of(j, k, g.first + (n + i // k.count) * k.span, i % k.count)
         sum_chunk(j, b, 1, g.shift + n, coefs_from(g.coefs, n), g.sums + 2 * first,
-                  stride if b.rows > 1 else after.start - b.start)
+                  after.start - b.start - (b.rows - 1) * stride)
         if i == k.count:
             n += 1
             i = 0

@@ -99,12 +99,12 @@ cdef plan cut_rows(const job *j) noexcept nogil:
 cdef void sum_lanes(const job *j, int64_t start, int64_t rows, int64_t lanes, int64_t stride, const double *shift,
                     const char *coefs, int64_t step, double *first, double *second) noexcept nogil:
     """Adds rows of lanes, from element `start` on. coefs: of these lanes, `step` bytes apart, for a gate."""
-    cdef int64_t at = start * j.op.item
+    cdef int64_t at = start * j.op.item, more = (j.outer * j.channels * j.inner - start) // stride - rows
     if job_has_dy(j):
-        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, lanes, stride, shift, coefs if j.relu else NULL,
+        j.op.lane_grad_sums(j.dy + at, j.x + at, rows, lanes, stride, more, shift, coefs if j.relu else NULL,
                             step // job_real(j), first, second)
     else:
-        j.op.lane_sums(j.x + at, rows, lanes, stride, shift, first, second)
+        j.op.lane_sums(j.x + at, rows, lanes, stride, more, shift, first, second)
 
 
 cdef void write_lanes(const job *j, int64_t start, int64_t n, int64_t lane, int64_t lanes, const char *coefs,

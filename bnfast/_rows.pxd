@@ -52,10 +52,10 @@ cdef extern from "rows.h" nogil:
             const rows_also *) noexcept nogil
         void (*run_fold)(const double *, double *) noexcept nogil
         void (*lane_sums)(
-            const void *, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
+            const void *, int64_t, int64_t, int64_t, int64_t, const double *, double *, double *) noexcept nogil
         void (*lane_grad_sums)(
-            const void *, const void *, int64_t, int64_t, int64_t, const double *, const void *, int64_t, double *,
-            double *) noexcept nogil
+            const void *, const void *, int64_t, int64_t, int64_t, int64_t, const double *, const void *, int64_t,
+            double *, double *) noexcept nogil
         void (*lane_affine)(
             void *, const void *, const void *, int64_t, int64_t, int64_t, const void *, int, int,
             int64_t) noexcept nogil

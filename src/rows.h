@@ -12,11 +12,12 @@
      and addition gives the same bits, wide or narrow. (The generic one rounds the products of its sums.)
    - Outputs may be an input itself (same pointer); any other overlap is the caller's to resolve.
    - stream != 0 writes whole cache lines past the cache; the caller ends its sweep with rows_fence().
-   - ahead: how many elements further on to prefetch what is read, which need not exist. Sums of runs that have
-     ROWS_LANES elements always do, also backwards (those of lanes fetch the next rows of themselves); runs that are
-     written do unless it is 0; lanes that are written do if it is above 0, and unless they are streamed
-     their output as well; below 0 it says that they come from memory, or soon might. Rows that are written together
-     fetch the next ones.
+   - ahead: how many elements further on to prefetch what is read, also backwards. It need not exist, but is better not far
+     from what does: to find that nothing is mapped may take longer than to fetch it (60 ns, Zen 1 in a virtual machine).
+     Sums of runs that have ROWS_LANES elements always do, from the last row of a run, and fetch the next row from
+     others; those of lanes fetch the rows after these, of which there are `more`; runs that are written do unless it is
+     0; lanes that are written do if it is above 0, and unless they are streamed their output as well; below 0 it says
+     that they come from memory, or soon might. Rows that are written together fetch the next ones.
    - No allocation, no error, no state: any thread may call anything.
 
    Half types are widened to float as they are read, and narrowed once as they are written.
@@ -103,9 +104,9 @@ typedef struct {
 
     /* The sums for lanes, one shift a lane, added to first[lanes] and second[lanes]. gate: NULL, or arrays of k as
        lane_grad takes them, gstep elements apart, that have flip and limit in their k[3] and k[4]. */
-    void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, const double *shift, double *first,
-                      double *second);
-    void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride,
+    void (*lane_sums)(const void *x, int64_t rows, int64_t lanes, int64_t stride, int64_t more, const double *shift,
+                      double *first, double *second);
+    void (*lane_grad_sums)(const void *dy, const void *x, int64_t rows, int64_t lanes, int64_t stride, int64_t more,
                            const double *shift, const void *gate, int64_t gstep, double *first, double *second);
 
     /* The other two for n elements of rows that lie together, from lane `first` on. k: an array of `lanes` values of

@@ -251,9 +251,9 @@ static int check_lanes(int64_t n, int64_t stride, int64_t from, int stream) {
     for (int pass = 0; pass < 3; pass++) { /* sums, grad sums, gated */
         memset(sums, 0, sizeof sums);
         if (pass == 0)
-            t->lane_sums(px, ROWS, n, stride, shift, sums, sums + n);
+            t->lane_sums(px, ROWS, n, stride, 0, shift, sums, sums + n);
         else
-            t->lane_grad_sums(pdy, px, ROWS, n, stride, shift, pass == 2 ? params : NULL, step, sums, sums + n);
+            t->lane_grad_sums(pdy, px, ROWS, n, stride, 2, shift, pass == 2 ? params : NULL, step, sums, sums + n);
         see(sums, sizeof sums);
         for (int64_t c = 0; c < n; c++) {
             long double first = 0, second = 0;
