@@ -6,11 +6,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # Products are not fused with sums: every ISA shall give the same bits (src/rows.h).
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-fvisibility=hidden"]
@@ -35,6 +37,23 @@ def openmp_flags():
             print("bnfast: no OpenMP in this compiler, building a serial library", file=sys.stderr)
             return []
     return ["-fopenmp"]
+
+
+class AtOnce(build_ext):
+    """Compiles side by side, also the files of one extension: that of the arithmetic takes most of the time."""
+
+    def build_extensions(self):
+        compile_all = self.compiler.compile
+
+        def compile_each(sources, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return [
+                    name for names in pool.map(lambda file: compile_all([file], **options), sources) for name in names
+                ]
+
+        self.compiler.compile = compile_each
+        self.parallel = self.parallel or os.cpu_count()
+        super().build_extensions()
 
 
 def extensions():
@@ -70,6 +89,7 @@ def extensions():
 
 
 setup(
+    cmdclass={"build_ext": AtOnce},
     ext_modules=cythonize(
         extensions(),
         build_dir="build/cython",
@@ -80,5 +100,5 @@ setup(
             "cdivision": True,
             "freethreading_compatible": True,
         },
-    )
+    ),
 )
