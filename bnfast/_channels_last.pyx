@@ -333,18 +333,18 @@ cdef int64_t in_step(const job *j) noexcept nogil:
 
 
 cdef int64_t shifted(const job *j, const char *coefs) noexcept nogil:
-    """Bytes by which to shift coefficients. They are loaded in step with storing the output, and because of 4K aliasing
-    (rows.h) go where they are farthest from it."""
-    cdef int64_t period = in_step(j)
-    if not period:
-        return 0
-    return <int64_t> (<size_t> j.out - <size_t> coefs + period // 2) & (period - ROWS_LINE)  # whole lines
+    """Bytes by which to shift coefficients, from a line on. They are loaded in step with storing the output, which
+    begins lines of it (rows.inc): those are to begin lines of theirs. And because of 4K aliasing (rows.h) they go where
+    they are farthest from it."""
+    cdef int64_t head = (-<int64_t> <size_t> j.out & (ROWS_LINE - 1)) // j.op.item * job_real(j), period = in_step(j)
+    cdef int64_t lines = <int64_t> (<size_t> j.out - <size_t> coefs + period // 2) & (period - ROWS_LINE)
+    return (lines if period else 0) + (-head & (ROWS_LINE - 1))
 
 
 cdef int64_t plan_room(const job *j) noexcept nogil:
     """Bytes, in whole lines, and some between two threads."""
     cdef plan p = cut_rows(j)
-    cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + in_step(j) + JOB_KEPT * p.step
+    cdef int64_t bytes = doubles(j, &p) * <int64_t> sizeof(double) + max(in_step(j), ROWS_LINE) + JOB_KEPT * p.step
     return job_line_bytes(bytes) + JOB_APART * <int64_t> sizeof(double)
 
 
