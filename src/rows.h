@@ -87,7 +87,7 @@ typedef struct {
     void (*run_sums)(const void *x, int64_t runs, int64_t step, int64_t rows, int64_t inner, int64_t stride,
                      const double *shift, double *sums, int64_t ahead, int far);
     /* y = (x - k[0]) * k[1] + k[2], and + res if that is given, and at least 0 if relu. also: NULL, or what is summed
-       beside this, if it is streamed, of rows not shorter than ROWS_LANES */
+       beside this, of rows not shorter than ROWS_LANES */
     void (*run_affine)(void *y, const void *x, const void *res, int64_t rows, int64_t inner, int64_t stride,
                        const rows_coefs *k, int relu, int stream, int64_t ahead, const rows_also *also);
     /* sums[t] = {sum(dy), sum(dy * (x - shift[t]))} likewise; gate: NULL, or where run t has the k with which dy

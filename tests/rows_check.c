@@ -190,7 +190,7 @@ static int check_runs(int64_t n, int64_t stride, int64_t from, int stream) {
                     expect(e, g * param(i) * c[1] + back, g * param(i) * c[1] + back);
             }
         const rows_also also = {px, pdy, about, relu ? &opens : NULL, lanes[0], stride};
-        const rows_also *beside = !stream || n < ROWS_LANES || turn >= 9 ? NULL : &also;
+        const rows_also *beside = n < ROWS_LANES || turn >= 9 ? NULL : &also;
         memset(lanes, 0, sizeof lanes);
         if (pass < 4)
             t->run_affine(py, px, res ? pdy : NULL, ROWS, n, stride, &ks, relu, stream, stride, beside);
