@@ -133,16 +133,27 @@ cdef inline int64_t statistics_of(const bnfast_call *c) noexcept nogil:
     return c.samples * (c.groups if c.norm == BNFAST_GROUP else c.channels)
 
 
-cdef bint goes_past(const job *j, int64_t bytes) noexcept nogil:
-    """Is the output, of so many bytes, written past the cache? If it and what it is made from would not stay there
-    anyway: then no line is read only to be overwritten. In a last-level cache, which others use too, backward, which
-    reads two arrays twice, wants room for one more; and channels of several rows gain sooner, as one is summed while
-    another one waits to be written."""
+cdef inline bint is_in_place(const job *j) noexcept nogil:
+    """Is the output one of the arrays that it is made from?"""
+    return j.out != NULL and (j.out == j.x or j.out == j.dy or j.out == j.res)
+
+
+cdef bint exceed_cache(const job *j, int64_t bytes) noexcept nogil:
+    """Are the output, of so many bytes, and what it is made from too large to stay in the cache? In a last-level cache,
+    which others use too, backward, which reads two arrays twice, wants room for one more; and channels of several rows
+    gain sooner, as one is summed while another one waits to be written."""
     cdef bint both = job_from_both(j)
-    cdef int64_t arrays = 3 if both else 2
+    cdef int64_t arrays = (2 if both else 1) + (not is_in_place(j))
     if not has_mesh() and (both or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1)):
         arrays += 1
     return arrays * bytes > cache_bytes(j.threads)
+
+
+cdef void choose_stores(job *j, int64_t bytes) noexcept nogil:
+    """An output that comes from memory goes past the cache: then no line is read only to be overwritten. In place none
+    is, so what is written past the cache would only be driven out of it (behind a mesh it is as it is elsewhere)."""
+    j.far = exceed_cache(j, bytes)
+    j.stream = j.far and (has_mesh() or not is_in_place(j))
 
 
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
@@ -187,19 +198,20 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.share = max(j.channels // c.groups, 1) if c.norm == BNFAST_GROUP and c.groups else 1
     j.period = j.channels
     j.points, j.about_zero = points, c.norm == BNFAST_RMS
+    j.x = j.dy = j.res = j.out = NULL  # run() knows better
     j.relu = 0 if not c.relu else ROWS_FROZEN if op == BNFAST_NORMALIZE_BACKWARD else 1
     j.op = table(<rows_type> c.dtype)
     j.eps = c.eps
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
     j.var_count = 1
-    j.mask, j.first = NULL, 0  # run() knows better
+    j.mask, j.first = NULL, 0
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples
         j.samples = 1
     size = elements_of(c)
     # One and a half times the work where there is more than one sweep, and so a second thread sooner.
     j.threads = threads_for(size * 3 // 2 if job_has_sums(j) and job_has_output(j) else size, c.threads)
-    j.stream = goes_past(j, size * j.op.item)
+    choose_stores(j, size * j.op.item)
     return BNFAST_OK
 
 
@@ -505,10 +517,10 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         status = look_through(op, &c, &j)
     if status != BNFAST_OK:
         return status
+    point_to_arrays(op, &c, &j)
     gated = job_has_dy(&j) and c.y != NULL
     if gated:  # by y, before the rest, for which there is no ReLU then
-        j.relu = 0
-    point_to_arrays(op, &c, &j)
+        j.relu, j.dy = 0, <char *> c.dresidual
     size = elements_of(&c)
     if size == 0:
         nothing(&c, &j)
@@ -522,6 +534,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         return BNFAST_OK
     if op == BNFAST_BACKWARD:
         j.var_count = j.count
+    choose_stores(&j, size * j.op.item)  # anew: in place takes no more room than else
     status = get_room(&c, &j, <char *> stack)
     if status != BNFAST_OK:
         return status
@@ -536,7 +549,6 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         j.room += 2 * own
     if gated:
         gate(&c, &j, size)
-        j.dy = <char *> c.dresidual
     do_job(&j)
     if own:
         add_up(&j, c.samples, c.channels, j.dgamma, dgamma)

@@ -248,7 +248,7 @@ cdef void sum_chunk(const job *j, block b, int64_t runs, const double *shift, ro
         sum_some(j, b, shift, gate, sums)
         return
     cdef int64_t at = b.start * j.op.item, stride = j.channels * j.inner
-    cdef bint far = j.stream and b.inner >= LONG  # others are fetched so late that L1 wants them at once
+    cdef bint far = j.far and b.inner >= LONG  # others are fetched so late that L1 wants them at once
     if not job_has_dy(j):
         j.op.run_sums(j.x + at, runs, b.inner, b.rows, b.inner, stride, shift, sums, ahead, far)
     else:
@@ -406,7 +406,7 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
     piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
     return (
-        job_two_sweeps(j) and j.stream and j.mask == NULL and not j.points and k.span == 1
+        job_two_sweeps(j) and j.far and j.mask == NULL and not j.points and k.span == 1
         and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
         and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
         and is_held(j) and 2 * inputs(j) * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
@@ -417,7 +417,7 @@ cdef void write_lot(const job *j, const lot *g, const strip *s, bint last) noexc
     """Normalizes a lot, as lanes if it has a strip of them (else NULL). Waiting for memory leaves the loads idle:
     fetches the next lot, unless this is the last, as much as fits the cache."""
     cdef int64_t stride = j.channels * j.inner, walk = g.channels * j.inner, fetch = 0, start, ahead, n
-    if job_two_sweeps(j) and j.stream and not last:
+    if job_two_sweeps(j) and j.far and not last:
         fetch = l2_bytes() * 3 // 4 // (walk * j.op.item * inputs(j))
     for n in range(j.outer - 1, -1, -1):  # backwards, for what the sums have left in the cache
         start = n * stride + g.first * j.inner
@@ -563,7 +563,7 @@ cdef void infer_span(const job *j, int64_t first, int64_t last, double *room) no
         job_given(j, 0, j.channels, room, most)
         s = new_strip(j, j.channels, NULL, coefs, room + JOB_COEFS * most)
         spread(j, &s, coefs, 0, job_kept(j))
-        write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.stream else 0)
+        write_lanes(j, first, last - first, first % s.lanes, s.lanes, s.coefs, ROWS_FAR // j.op.item if j.far else 0)
         first = last
     while first < last:
         row, column = first // j.inner, first % j.inner

@@ -240,7 +240,7 @@ cdef bint wants_tiles(const job *j) noexcept nogil:
     """Would coefficients drive the data that goes with them out of L1? Where there are two such arrays, or half types,
     or the output goes past the cache, tiles are no better."""
     return (
-        j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j) and not j.stream
+        j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j) and not j.far
     )
 
 
@@ -257,7 +257,7 @@ cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) 
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t ahead = ROWS_FAR // j.op.item if j.stream else -1 if is_far(j) else 0, rows = n // j.channels
+    cdef int64_t ahead = ROWS_FAR // j.op.item if j.far else -1 if is_far(j) else 0, rows = n // j.channels
     if rows > 1 and wants_tiles(j):
         apply_tiled(j, p, first, rows)
         first += rows * j.channels

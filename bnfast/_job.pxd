@@ -19,6 +19,7 @@ cdef extern from "job.h" nogil:
     ctypedef struct job:
         job_pass op_pass "pass"
         int threads
+        int far
         int stream
         int relu
         int points

@@ -94,7 +94,7 @@ cdef void whole_rows(const job *j, const cut *k, int64_t group, int64_t row, int
         g = new_lot(j, k, row, rows, room)
         sum_pieces(j, k, &g, stride, 0, k.count, part)
         finish_lot(j, k, &g)
-        apply(j, row * stride, rows, j.inner, stride, g.coefs, next if j.stream else 0, NULL)
+        apply(j, row * stride, rows, j.inner, stride, g.coefs, next if j.far else 0, NULL)
         row += rows
 
 

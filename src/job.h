@@ -34,7 +34,8 @@ typedef struct {
 typedef struct job {
     job_pass pass;
     int threads;                         /* at least 1 */
-    int stream;                          /* write `out` past the cache; JOB_MOMENTS: x comes from memory */
+    int far;                             /* the arrays do not stay in the cache: they come from memory, */
+    int stream;                          /* and `out` is written past it */
     int relu;                            /* out = max(out, 0); backward, dy is gated, as rows.h says */
     int points;                          /* gamma and beta have `inner` values, of the type computed with, both present */
     int about_zero;                      /* the mean counts as 0 (RMS) */
