@@ -141,12 +141,15 @@ cdef inline bint is_in_place(const job *j) noexcept nogil:
 cdef bint exceed_cache(const job *j, int64_t bytes) noexcept nogil:
     """Are the output, of so many bytes, and what it is made from too large to stay in the cache? In a last-level cache,
     which others use too, backward, which reads two arrays twice, wants room for one more; and channels of several rows
-    gain sooner, as one is summed while another one waits to be written."""
+    gain sooner, as one is summed while another one waits to be written. What is walked through once, or twice as a
+    whole, still finds much of itself where it takes half as much again as there is."""
     cdef bint both = job_from_both(j)
-    cdef int64_t arrays = (2 if both else 1) + (not is_in_place(j))
-    if not has_mesh() and (both or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1)):
-        arrays += 1
-    return arrays * bytes > cache_bytes(j.threads)
+    cdef int64_t arrays = (2 if both else 1) + (not is_in_place(j)), cache = cache_bytes(j.threads)
+    if has_mesh():
+        return arrays * bytes > cache
+    if both or (j.op_pass == JOB_TRAIN and j.outer > 1 and j.inner > 1):
+        return (arrays + 1) * bytes > cache
+    return arrays * bytes > cache + cache // 2
 
 
 cdef void choose_stores(job *j, int64_t bytes) noexcept nogil:
