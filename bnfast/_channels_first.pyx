@@ -4,8 +4,8 @@ A channel is summed in chunks that its shape alone decides, and the chunks' sums
 the same bits whoever sums them. That leaves two ways to share the work, and both are used:
 
 - whole channels, an equal number for each thread, some of them (a lot) at a time: a lot is normalized while it is
-  still in the cache from being summed, so that x comes from memory once. Where its output goes past the cache, the next
-  lot is summed in the same loop, so that adding and waiting for memory overlap;
+  still in the cache from being summed, so that x comes from memory once. Where it does come from there, the next lot is
+  summed in the same loop, so that adding and waiting for memory overlap;
 - the chunks of the channels that are left over (all of them, if there are fewer than threads): sum, meet, apply.
 
 Rows shorter than a few vectors are summed as lanes instead, as those of channels last, a strip of many channels at a
@@ -402,8 +402,8 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 
 
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
-    """Is each lot summed while the one before it is written? If that goes past the cache, and so waits for memory. But
-    not of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
+    """Is each lot summed while the one before it is written? If they come from memory, for which the one waits. But not
+    of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
     piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
     return (
         job_two_sweeps(j) and j.far and j.mask == NULL and not j.points and k.span == 1

@@ -231,14 +231,14 @@ cdef void finish(const job *j, const plan *p) noexcept nogil:
     wrap(j, p)
 
 
-cdef bint is_far(const job *j) noexcept nogil:
+cdef bint may_be_far(const job *j) noexcept nogil:
     """Are arrays larger than what is sure to stay in the last-level cache from one sweep to the next?"""
     return j.outer * j.channels * j.op.item > llc_bytes() // 4
 
 
 cdef bint wants_tiles(const job *j) noexcept nogil:
     """Would coefficients drive the data that goes with them out of L1? Where there are two such arrays, or half types,
-    or the output goes past the cache, tiles are no better."""
+    or they come from memory, tiles are no better."""
     return (
         j.channels * j.op.item >= 2 * TILE and j.op.item == job_real(j) and not job_from_both(j) and not j.far
     )
@@ -247,7 +247,7 @@ cdef bint wants_tiles(const job *j) noexcept nogil:
 cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) noexcept nogil:
     """Rows of the output, from element `first` on, tile by tile, so that L1 holds what goes with the lanes. The CPU
     fetches to the end of a row's part of a tile at best, so what comes from far is fetched a row ahead."""
-    cdef int64_t tile = TILE // j.op.item, ahead = j.channels if is_far(j) else 0, at = 0, row
+    cdef int64_t tile = TILE // j.op.item, ahead = j.channels if may_be_far(j) else 0, at = 0, row
     while at < j.channels:
         tile = min(tile, j.channels - at)
         for row in range(rows):
@@ -257,7 +257,7 @@ cdef void apply_tiled(const job *j, const plan *p, int64_t first, int64_t rows) 
 
 cdef void apply_to(const job *j, const plan *p, int64_t first, int64_t n) noexcept nogil:
     """n elements of the output, from `first` on."""
-    cdef int64_t ahead = ROWS_FAR // j.op.item if j.far else -1 if is_far(j) else 0, rows = n // j.channels
+    cdef int64_t ahead = ROWS_FAR // j.op.item if j.far else -1 if may_be_far(j) else 0, rows = n // j.channels
     if rows > 1 and wants_tiles(j):
         apply_tiled(j, p, first, rows)
         first += rows * j.channels
