@@ -160,7 +160,7 @@ cdef void choose_stores(job *j, int64_t bytes) noexcept nogil:
 
 
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
-    """All of a call but its pointers: c is the call as this library knows it, j the job it makes."""
+    """All of a call but its pointers and stores: c is the call as this library knows it, j the job it makes."""
     cdef int64_t size
     cdef bint points
     if given == NULL or not FIRST_CALL <= given.struct_size <= <int64_t> sizeof(bnfast_call):
@@ -201,20 +201,18 @@ cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noex
     j.share = max(j.channels // c.groups, 1) if c.norm == BNFAST_GROUP and c.groups else 1
     j.period = j.channels
     j.points, j.about_zero = points, c.norm == BNFAST_RMS
-    j.x = j.dy = j.res = j.out = NULL  # run() knows better
     j.relu = 0 if not c.relu else ROWS_FROZEN if op == BNFAST_NORMALIZE_BACKWARD else 1
     j.op = table(<rows_type> c.dtype)
     j.eps = c.eps
     j.count = max(<double> j.outer * <double> j.inner * <double> j.share, 1)
     j.var_count = 1
-    j.mask, j.first = NULL, 0
+    j.mask, j.first = NULL, 0  # run() knows better
     if j.outer == 1 and j.samples > 1 and j.inner > 1:
         j.channels *= j.samples
         j.samples = 1
     size = elements_of(c)
     # One and a half times the work where there is more than one sweep, and so a second thread sooner.
     j.threads = threads_for(size * 3 // 2 if job_has_sums(j) and job_has_output(j) else size, c.threads)
-    choose_stores(j, size * j.op.item)
     return BNFAST_OK
 
 
@@ -537,7 +535,7 @@ cdef int run(int op, const bnfast_call *given) noexcept nogil:
         return BNFAST_OK
     if op == BNFAST_BACKWARD:
         j.var_count = j.count
-    choose_stores(&j, size * j.op.item)  # anew: in place takes no more room than else
+    choose_stores(&j, size * j.op.item)
     status = get_room(&c, &j, <char *> stack)
     if status != BNFAST_OK:
         return status
@@ -568,6 +566,8 @@ cdef int64_t workspace(int op, const bnfast_call *given) noexcept nogil:
         return -status
     if elements_of(&c) == 0:
         return 0
+    j.out = NULL  # in place, which takes no more room, or not: that may be decided later
+    choose_stores(&j, elements_of(&c) * j.op.item)
     need = bytes_for(&c, &j)
     if j.relu and job_has_dy(&j):  # y may be given later
         j.relu = 0

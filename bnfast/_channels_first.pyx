@@ -402,7 +402,7 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 
 
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
-    """Is each lot summed while the one before it is written? If they come from memory, for which the one waits. But not
+    """Is each lot summed while the one before it is written? If they come from memory, for which writing waits. But not
     of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
     piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
     return (

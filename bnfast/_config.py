@@ -140,8 +140,8 @@ def show_config(mode="stdout"):
     dict or None
         With mode="dicts": version, isa, isas (all that this CPU can run), openmp (the _OPENMP date, 0 if built
         without), runtime (the file that serves OpenMP), threads, l2_bytes, llc_bytes, cache_bytes
-        (what an output and its inputs may take, or it is written past the caches), recycled_bytes (kept now),
-        recycled_limit.
+        (what an output and its inputs may take, more or less by pass, or it is written past the caches, unless it is
+        one of them), recycled_bytes (kept now), recycled_limit.
 
     Raises
     ------
