@@ -154,9 +154,9 @@ cdef bint exceed_cache(const job *j, int64_t bytes) noexcept nogil:
 
 cdef void choose_stores(job *j, int64_t bytes) noexcept nogil:
     """An output that comes from memory goes past the cache: then no line is read only to be overwritten. In place none
-    is, so what is written past the cache would only be driven out of it (behind a mesh it is as it is elsewhere)."""
+    is, so what is written past the cache would only be driven out of it."""
     j.far = exceed_cache(j, bytes)
-    j.stream = j.far and (has_mesh() or not is_in_place(j))
+    j.stream = j.far and not is_in_place(j)
 
 
 cdef int describe(int op, const bnfast_call *given, bnfast_call *c, job *j) noexcept nogil:
