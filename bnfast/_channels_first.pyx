@@ -404,10 +404,12 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     """Is each lot summed while the one before it is written? If they come from memory, for which writing waits. But not
     of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
-    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache."""
+    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Of
+    half types, a line has twice as many elements, and those at the ends of a row are converted one at a time."""
+    cdef int64_t short = 32 * ROWS_LANES
     return (
         job_two_sweeps(j) and j.far and j.mask == NULL and not j.points and k.span == 1
-        and j.inner >= 4 * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
+        and j.inner >= (short if j.op.item < job_real(j) else 4 * ROWS_LANES) and k.rows * k.width >= short
         and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
         and is_held(j) and 2 * inputs(j) * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
     )
