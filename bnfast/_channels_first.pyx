@@ -404,8 +404,8 @@ cdef int64_t group_size(const job *j, bint lanes) noexcept nogil:
 cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     """Is each lot summed while the one before it is written? If they come from memory, for which writing waits. But not
     of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
-    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Of
-    half types, a line has twice as many elements, and those at the ends of a row are converted one at a time."""
+    piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Half
+    types, of which a line has more elements, and whose conversions leave less of that wait, want longer rows."""
     cdef int64_t short = 32 * ROWS_LANES
     return (
         job_two_sweeps(j) and j.far and j.mask == NULL and not j.points and k.span == 1
