@@ -406,10 +406,9 @@ cdef bint goes_along(const job *j, const cut *k) noexcept nogil:
     of short rows, whose sums would be loaded and stored more than added to, nor of short chunks, nor where the last
     piece of a row is shorter than the primitive takes, and not if the one would drive the other out of the cache. Half
     types, of which a line has more elements, and whose conversions leave less of that wait, want longer rows."""
-    cdef int64_t short = 32 * ROWS_LANES
     return (
         job_two_sweeps(j) and j.far and j.mask == NULL and not j.points and k.span == 1
-        and j.inner >= (short if j.op.item < job_real(j) else 4 * ROWS_LANES) and k.rows * k.width >= short
+        and j.inner >= (32 if j.op.item < job_real(j) else 4) * ROWS_LANES and k.rows * k.width >= 32 * ROWS_LANES
         and j.inner - (k.pieces - 1) * k.width >= ROWS_LANES
         and is_held(j) and 2 * inputs(j) * j.outer * group_size(j, False) * j.inner * j.op.item <= l2_bytes()
     )
